@@ -1,0 +1,1 @@
+"""The NumPy backend: emits NumPy source for the CPU."""

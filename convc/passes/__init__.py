@@ -1,0 +1,1 @@
+"""The passes: each turns one graph into a better one and states its contract."""
