@@ -1,0 +1,84 @@
+# convc: what a person types. `make` alone lists the targets.
+#
+# Everything lives in one environment, .venv, made by python3 -m venv and pip. Two
+# stamp files in it say how much is installed: enough to run, or enough to test.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check install -qq
+
+# The torch that the tests compare with; e.g. TORCH=torch for the newest.
+TORCH ?= torch==2.13.0
+EPOCHS ?= 5
+BATCH ?= 128
+ARGS ?=
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv mnist test lint imports bench clean
+
+help:
+	@echo "make mnist   train the MNIST network on the NumPy backend"
+	@echo "             (EPOCHS=$(EPOCHS) BATCH=$(BATCH), ARGS=... are passed to convc train)"
+	@echo "make test    run the tests (ARGS=... are passed to pytest)"
+	@echo "make lint    check style, types and the boundaries between packages"
+	@echo "make bench   time a training step"
+	@echo "make venv    make the environment in $(VENV) and install convc in it"
+	@echo "make clean   remove the environment and everything built"
+	@echo
+	@echo "PYTHON=...   the Python to make the environment with (3.11 or newer)"
+	@echo "CONVC_DATA   the folder that holds the MNIST files, if you have them"
+
+venv: $(VENV)/.run-installed
+
+mnist: $(VENV)/.run-installed
+	@$(BIN)/python -m convc train two_conv --epochs $(EPOCHS) --batch $(BATCH) $(ARGS)
+
+test: $(VENV)/.test-installed
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(VENV)/.test-installed
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+	@$(MAKE) imports
+
+# The import linter sees files, not the mapping of ir/ and backends/ into convc, so
+# it reads a copy that lies as the wheel does.
+imports:
+	@rm -rf build/imports
+	@mkdir -p build/imports
+	@cp -R convc build/imports/convc
+	@cp -R ir backends build/imports/convc
+	cd build/imports && $(abspath $(BIN))/lint-imports --no-cache --no-logo --config ../../pyproject.toml
+
+bench: $(VENV)/.run-installed
+	@$(BIN)/python benchmarks/train_step.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .coverage
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find convc ir backends tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "convc needs Python 3.11 or newer, and $(PYTHON) is" \
+	    "$$($(PYTHON) --version 2>&1 || true); name another one: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@echo "making the environment in $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
+	  echo "$(PYTHON) cannot make an environment (the lines above say why);" \
+	    "on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.run-installed: pyproject.toml | $(VENV)/.created
+	@echo "installing convc and what it needs to run"
+	@$(PIP) -e '.[digits]'
+	@touch $@
+
+$(VENV)/.test-installed: $(VENV)/.run-installed
+	@echo "installing what the tests need, $(TORCH) among it (minutes, the first time)"
+	@$(PIP) -e '.[digits,test,dev]' '$(TORCH)'
+	@touch $@
