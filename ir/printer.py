@@ -1,0 +1,111 @@
+"""The text form of a graph; ``parse(print_graph(g)) == g`` at every stage."""
+
+import json
+import re
+from collections.abc import Iterable
+
+from convc.ir.graph import Arena, Attr, Attrs, Graph, Loc, Node, Parameter, Value
+from convc.ir.ops import OPS
+
+BARE = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
+"""A string that needs no quotes."""
+KEYWORDS = frozenset({"true", "false", "schedule"})
+
+
+def print_graph(graph: Graph) -> str:
+    """The graph as text, one line a node, ending with a newline."""
+    return "\n".join(graph_lines(graph)) + "\n"
+
+
+def graph_lines(graph: Graph) -> list[str]:
+    """The lines of ``print_graph``."""
+    inputs = ", ".join(f"{v}: {v.type}" for v in graph.inputs)
+    outputs = ", ".join(f"{text(k)}={v}" for k, v in graph.outputs)
+    stage = "" if graph.stage == "tensor" else f" stage {graph.stage}"
+    lines = [f"graph {text(graph.name)}({inputs}) -> ({outputs}){stage} {{"]
+    lines += [f"  {parameter_line(p)}" for p in graph.parameters]
+    for node in graph.nodes:
+        lines += [f"  {line}" for line in node_lines(node)]
+    lines += [f"  update {p} = {v}" for p, v in graph.updates]
+    if graph.arena:
+        lines += [f"  {line}" for line in _arena_lines(graph.arena)]
+    return [*lines, "}"]
+
+
+def parameter_line(parameter: Parameter) -> str:
+    """A parameter's declaration."""
+    kind = "param" if parameter.trainable else "state"
+    attrs = ", ".join(f"{k}={attr_text(v)}" for k, v in parameter.attrs.items())
+    value = parameter.value
+    return (
+        f"{kind} {value} : {value.type} = {parameter.initializer}({attrs})"
+        + _locs(parameter.locs)
+    )
+
+
+def node_lines(node: Node) -> list[str]:
+    """A node's lines: one, or several for a kernel with its body."""
+    results = ", ".join(str(v) for v in node.results)
+    types = ", ".join(str(v.type) for v in node.results)
+    operands = ", ".join(str(v) for v in node.operands)
+    if node.region is None:
+        attrs = _attrs(_nondefault(node))
+        line = f"{results} = {node.op}({operands}){attrs} : {types}"
+        return [line + _locs(node.locs)]
+    name = text(str(node.attrs["name"]))
+    lines = [f"{results} = kernel {name}({operands}) : {types} {{"]
+    for inner in node.region.nodes:
+        lines += [f"  {line}" for line in node_lines(inner)]
+    lines.append(f"  yield {_values(node.region.yields)}")
+    schedule = f" schedule{_attrs(node.schedule)}" if node.schedule else ""
+    return [*lines, "}" + schedule + _locs(node.locs)]
+
+
+def _arena_lines(arena: Arena) -> list[str]:
+    head = f"arena {arena.size} batch {arena.batch} threads {arena.threads} {{"
+    rows = [
+        f"  %{b.name} {b.offset} {b.size} live {b.first} {b.last}" for b in arena.buffers
+    ]
+    return [head, *rows, "}"]
+
+
+def _values(values: Iterable[Value]) -> str:
+    return ", ".join(str(v) for v in values)
+
+
+def _nondefault(node: Node) -> Attrs:
+    specs = OPS[node.op].attrs
+    return {
+        k: v
+        for k, v in node.attrs.items()
+        if specs[k].required or attr_text(v) != attr_text(specs[k].default)
+    }
+
+
+def _attrs(attrs: Attrs) -> str:
+    if not attrs:
+        return ""
+    return " {" + ", ".join(f"{k}={attr_text(v)}" for k, v in attrs.items()) + "}"
+
+
+def attr_text(value: Attr) -> str:
+    """An attribute value as text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return "[" + ",".join(attr_text(v) for v in value) + "]"
+    return text(value) if isinstance(value, str) else repr(value)
+
+
+def text(value: str) -> str:
+    """A string bare where the grammar allows it, else in JSON quotes."""
+    bare = BARE.fullmatch(value) and value not in KEYWORDS
+    return value if bare else json.dumps(value)
+
+
+def _locs(locs: tuple[Loc, ...]) -> str:
+    return "   @ " + "; ".join(_loc(loc) for loc in locs) if locs else ""
+
+
+def _loc(loc: Loc) -> str:
+    return f"{text(loc.file)}:{loc.line}" + (f" {text(loc.layer)}" if loc.layer else "")
