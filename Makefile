@@ -32,6 +32,7 @@ help:
 	@echo "CONVC_DATA   the folder that holds the MNIST files, if you have them"
 
 venv: $(VENV)/.run-installed
+	@echo "ready: $(BIN)/convc"
 
 mnist: $(VENV)/.run-installed
 	@$(BIN)/python -m convc train two_conv --epochs $(EPOCHS) --batch $(BATCH) $(ARGS)
