@@ -1,0 +1,1 @@
+"""Data: the IDX reader, MNIST and where it is looked for, digits, batches."""
