@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import os
 import queue
+import secrets
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -253,10 +253,9 @@ def _fetch(mirror: str, name: str, cache: Path) -> None:
     """Bring one file into the cache, whole and proved, or leave the cache as it is."""
     cache.mkdir(parents=True, exist_ok=True)
     url = f"{mirror}{name}.gz"
-    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".part", dir=cache)
-    part = Path(temporary)
+    part = cache / f".{name}.{secrets.token_hex(4)}.part"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with part.open("xb") as file:
             _transfer(url, file, name)
             file.flush()
             os.fsync(file.fileno())
