@@ -27,12 +27,17 @@ class IRSyntaxError(ConvcError):
 
     def __init__(self, reason: str, source: str, line: int, column: int) -> None:
         self.reason, self.line, self.column = reason, line, column
-        lines = source.splitlines()
+        lines = source.split("\n")  # as the lexer counts them
         shown = lines[line - 1] if 0 < line <= len(lines) else ""
         start = max(0, column - 60)
-        excerpt = shown[start : start + 100]
+        excerpt = "".join(
+            c if c.isprintable() else " " if c == "\t" else "?"
+            for c in shown[start : start + 100]
+        )
         caret = " " * (column - 1 - start) + "^"
-        super().__init__(f"line {line}, column {column}: {reason}\n  {excerpt}\n  {caret}")
+        super().__init__(
+            f"line {line}, column {column}: {reason}\n  {excerpt}\n  {caret}"
+        )
 
 
 class VerifyError(ConvcError):

@@ -14,8 +14,9 @@ from convc.ir.types import TensorType
 Attr = bool | int | float | str | tuple["Attr", ...]
 Attrs = Mapping[str, Attr]
 
-STAGES = ("tensor", "kernel", "planned")
-"""tensor: plain ops; kernel: fused regions with schedules; planned: with an arena."""
+STAGES = ("tensor", "fusing", "kernel", "planned")
+"""tensor: plain ops; fusing: ops and kernels; kernel: kernels with schedules, and
+views; planned: the same with an arena."""
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,9 @@ def rename_uses(graph: Graph, table: Mapping[str, Value]) -> Graph:
 
 
 def in_order(graph: Graph, nodes: Iterable[Node]) -> tuple[Node, ...]:
-    """``nodes`` sorted so that definitions precede uses, as near as may be to the
-    order given (the position in ``nodes`` breaks ties).
+    """``nodes`` sorted so that definitions precede uses.
+
+    They stay as near as may be to the order given, which breaks ties.
     """
     listed = list(nodes)
     position = {n.name: i for i, n in enumerate(listed)}

@@ -29,7 +29,7 @@ def interpret(
     """Run ``graph`` on logical (plain layout) arrays; slow and obvious.
 
     With ``float64`` every f32 value is computed and returned in float64. RunError for
-    a missing or misshapen array.
+    an array that is missing, misshapen or of another kind of number.
     """
     batch = batch_of(graph, inputs)
     state: dict[str, Array] = {}
@@ -40,8 +40,11 @@ def interpret(
         array = np.asarray(source[value.name])
         if array.shape != value.type.bind(batch):
             raise RunError(f"{value} must be {value.type}, got shape {array.shape}")
+        if not np.can_cast(array.dtype, value.type.dtype.numpy, "same_kind"):
+            raise RunError(f"{value} must be {value.type}, got {array.dtype} numbers")
         state[value.name] = array.astype(_dtype(value, float64))
-    _run(graph.nodes, state, batch, float64)
+    with np.errstate(all="ignore"):  # overflow and 0/0 give what IEEE 754 says
+        _run(graph.nodes, state, batch, float64)
     return Result(
         {name: state[v.name] for name, v in graph.outputs},
         {target.name: state[v.name] for target, v in graph.updates},
@@ -54,7 +57,8 @@ def batch_of(graph: Graph, inputs: Mapping[str, Array]) -> int:
     for value in graph.inputs:
         if value.type.shape[:1] == (BATCH,) and value.name in inputs:
             array = np.asarray(inputs[value.name])
-            sizes[value.name] = array.shape[0] if array.ndim else 0
+            if array.ndim:
+                sizes[value.name] = array.shape[0]
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"%{name} has {size}" for name, size in sizes.items())
         raise RunError(f"all inputs must have one batch size: {listed}")

@@ -1,11 +1,11 @@
 """Tokens of IR text, with their places for error messages."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from convc.ir.errors import IRSyntaxError
 
-MAX_TEXT = 16 * 2**20
+MAX_TEXT = 4 * 2**20
 """Longest accepted text in characters."""
 MAX_DIGITS = 18
 
@@ -15,15 +15,14 @@ _TOKEN = re.compile(
     |(?P<arrow>->)
     |(?P<float>-?[0-9]+(?:\.[0-9]*(?:[eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+))
     |(?P<int>-?[0-9]+)
-    |(?P<string>"(?:[^"\\\n]|\\.)*")
+    |(?P<string>"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+")
     |(?P<word>[A-Za-z_./][A-Za-z0-9_./-]*)
     |(?P<punct>[(){}\[\],:;=@])""",
     re.VERBOSE,
 )
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """A piece of text: its kind, its spelling, and where it starts (from 1)."""
 
     kind: str
@@ -33,8 +32,9 @@ class Token:
 
 
 def tokenize(source: str) -> list[Token]:
-    """The tokens of ``source`` and a final ``end``; IRSyntaxError at the first
-    character that starts none.
+    """The tokens of ``source`` and a final ``end``.
+
+    IRSyntaxError at the first character that starts none.
     """
     if len(source) > MAX_TEXT:
         reason = f"IR text has at most {MAX_TEXT} characters, this has {len(source)}"
@@ -46,6 +46,8 @@ def tokenize(source: str) -> list[Token]:
         column = position - start + 1
         if match is None or match.lastgroup is None:
             reason = f"unexpected character {source[position]!r}"
+            if source[position] == '"':
+                reason = "a quoted string must end on its line"
             raise IRSyntaxError(reason, source, line, column)
         text = match.group()
         if match.lastgroup == "int" and len(text) > MAX_DIGITS:

@@ -6,18 +6,18 @@
                 ["stage" word] "{" {parameter} {node} {update} [arena] "}"
     input     = value ":" type
     output    = string "=" value
-    parameter = ("param" | "state") value ":" type "=" word "(" [pairs] ")" [locs]
+    parameter = ("param" | "state") value ":" type "=" string "(" [pairs] ")" [locs]
     node      = value {"," value} "=" (op | kernel) [locs]
     op        = word "(" [value {"," value}] ")" ["{" pairs "}"] ":" types
     kernel    = "kernel" string "(" [value {"," value}] ")" ":" types
-                "{" {node} "yield" value {"," value} "}" ["schedule" "{" pairs "}"]
+                "{" {node} "yield" value {"," value} "}" ["schedule" "{" [pairs] "}"]
     update    = "update" value "=" value
     arena     = "arena" int "batch" int "threads" int "{" {buffer} "}"
     buffer    = value int int "live" int int         (offset, size, first, last launch)
     types     = type {"," type}
     type      = word "[" [dim {"," dim}] "]" ["{" int {"," int} "}"]
     dim       = int | "N"
-    pairs     = word "=" attr {"," word "=" attr}
+    pairs     = string "=" attr {"," string "=" attr}
     attr      = int | float | "true" | "false" | string | "[" [attr {"," attr}] "]"
     locs      = "@" loc {";" loc}
     loc       = string ":" int [string]              (the layer, on the same line)
@@ -30,6 +30,7 @@ untrusted: its size and nesting are bounded, ops come from the closed table.
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from math import isfinite
 from typing import TypeVar
 
 from convc.ir.errors import IRSyntaxError, TypeRuleError
@@ -129,9 +130,7 @@ class _Parser:
         self.take("arrow")
         self.take("punct", "(")
         outputs = self.listed(")", self.output)
-        stage = self.take("word").text if self.accept("stage") else "tensor"
-        if stage not in STAGES:
-            raise self.fail(f"unknown stage {stage!r}, known: {', '.join(STAGES)}")
+        stage = self.stage() if self.accept("stage") else "tensor"
         self.take("punct", "{")
         parameters = []
         while self.at("param") or self.at("state"):
@@ -159,6 +158,13 @@ class _Parser:
             arena,
         )
 
+    def stage(self) -> str:
+        word = self.take("word")
+        if word.text not in STAGES:
+            known = ", ".join(STAGES)
+            raise self.fail(f"unknown stage {word.text!r}, known: {known}", word)
+        return word.text
+
     def output(self) -> tuple[str, Token]:
         name = self.string()
         self.take("punct", "=")
@@ -168,9 +174,9 @@ class _Parser:
         trainable = self.take("word").text == "param"
         value = self.typed(scope)
         self.take("punct", "=")
-        initializer = self.take("word").text
+        initializer = self.string()
         self.take("punct", "(")
-        attrs = dict(self.listed(")", self.pair))
+        attrs = self.pairs(")")
         return Parameter(value, initializer, attrs, trainable, self.locs())
 
     def arena(self) -> Arena:
@@ -210,7 +216,7 @@ class _Parser:
         op = self.take("word")
         self.take("punct", "(")
         operands = tuple(self.listed(")", lambda: self.use(scope)))
-        attrs = dict(self.listed("}", self.pair)) if self.accept("{") else {}
+        attrs = self.pairs("}") if self.accept("{") else {}
         results = self.results(names)
         try:
             full = op_named(op.text).check([v.type for v in operands], attrs)
@@ -238,7 +244,7 @@ class _Parser:
         schedule = None
         if self.accept("schedule"):
             self.take("punct", "{")
-            schedule = dict(self.listed("}", self.pair))
+            schedule = self.pairs("}")
         region = Region(inputs, tuple(nodes), tuple(yields))
         attrs: dict[str, Attr] = {"name": name}
         return Node("kernel", operands, results, attrs, (), region, schedule)
@@ -250,9 +256,7 @@ class _Parser:
             types.append(self.type())
         if len(types) != len(names):
             raise self.fail(f"{len(names)} results have {len(types)} types", colon)
-        return tuple(
-            Value(n.text[1:], t) for n, t in zip(names, types, strict=True)
-        )
+        return tuple(Value(n.text[1:], t) for n, t in zip(names, types, strict=True))
 
     def typed(self, scope: Scope) -> Value:
         token = self.take("value")
@@ -296,10 +300,18 @@ class _Parser:
     def dim(self) -> Dim:
         return BATCH if self.accept(BATCH) else self.integer()
 
-    def pair(self) -> tuple[str, Attr]:
-        key = self.take("word").text
+    def pairs(self, close: str) -> dict[str, Attr]:
+        attrs: dict[str, Attr] = {}
+        for token, key, value in self.listed(close, self.pair):
+            if key in attrs:
+                raise self.fail(f"{key} is given twice", token)
+            attrs[key] = value
+        return attrs
+
+    def pair(self) -> tuple[Token, str, Attr]:
+        token, key = self.token, self.string()
         self.take("punct", "=")
-        return key, self.attr(0)
+        return token, key, self.attr(0)
 
     def attr(self, depth: int) -> Attr:
         token = self.token
@@ -310,7 +322,10 @@ class _Parser:
         if token.kind == "int":
             return self.integer()
         if token.kind == "float":
-            return float(self.take("float").text)
+            number = float(self.take("float").text)
+            if not isfinite(number):
+                raise self.fail("a number this large is no float", token)
+            return number
         if token.kind == "word" and token.text in ("true", "false"):
             return self.take("word").text == "true"
         return self.string()
@@ -328,5 +343,7 @@ class _Parser:
         self.take("punct", ":")
         number = self.take("int")
         same_line = self.token.line == number.line
-        layer = self.string() if same_line and self.token.kind in ("word", "string") else ""
+        layer = (
+            self.string() if same_line and self.token.kind in ("word", "string") else ""
+        )
         return Loc(file, int(number.text), layer)

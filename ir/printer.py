@@ -35,10 +35,9 @@ def graph_lines(graph: Graph) -> list[str]:
 def parameter_line(parameter: Parameter) -> str:
     """A parameter's declaration."""
     kind = "param" if parameter.trainable else "state"
-    attrs = ", ".join(f"{k}={attr_text(v)}" for k, v in parameter.attrs.items())
-    value = parameter.value
+    value, initializer = parameter.value, text(parameter.initializer)
     return (
-        f"{kind} {value} : {value.type} = {parameter.initializer}({attrs})"
+        f"{kind} {value} : {value.type} = {initializer}({_pairs(parameter.attrs)})"
         + _locs(parameter.locs)
     )
 
@@ -52,19 +51,22 @@ def node_lines(node: Node) -> list[str]:
         attrs = _attrs(_nondefault(node))
         line = f"{results} = {node.op}({operands}){attrs} : {types}"
         return [line + _locs(node.locs)]
-    name = text(str(node.attrs["name"]))
+    name = text(str(node.attrs.get("name", "")))
     lines = [f"{results} = kernel {name}({operands}) : {types} {{"]
     for inner in node.region.nodes:
         lines += [f"  {line}" for line in node_lines(inner)]
     lines.append(f"  yield {_values(node.region.yields)}")
-    schedule = f" schedule{_attrs(node.schedule)}" if node.schedule else ""
+    schedule = ""
+    if node.schedule is not None:
+        schedule = f" schedule {{{_pairs(node.schedule)}}}"
     return [*lines, "}" + schedule + _locs(node.locs)]
 
 
 def _arena_lines(arena: Arena) -> list[str]:
     head = f"arena {arena.size} batch {arena.batch} threads {arena.threads} {{"
     rows = [
-        f"  %{b.name} {b.offset} {b.size} live {b.first} {b.last}" for b in arena.buffers
+        f"  %{b.name} {b.offset} {b.size} live {b.first} {b.last}"
+        for b in arena.buffers
     ]
     return [head, *rows, "}"]
 
@@ -74,18 +76,21 @@ def _values(values: Iterable[Value]) -> str:
 
 
 def _nondefault(node: Node) -> Attrs:
-    specs = OPS[node.op].attrs
-    return {
-        k: v
-        for k, v in node.attrs.items()
-        if specs[k].required or attr_text(v) != attr_text(specs[k].default)
+    # A graph that is not legal must print too: the verifier shows it.
+    defaults = {
+        k: attr_text(spec.default)
+        for k, spec in (OPS[node.op].attrs if node.op in OPS else {}).items()
+        if not spec.required
     }
+    return {k: v for k, v in node.attrs.items() if attr_text(v) != defaults.get(k)}
 
 
 def _attrs(attrs: Attrs) -> str:
-    if not attrs:
-        return ""
-    return " {" + ", ".join(f"{k}={attr_text(v)}" for k, v in attrs.items()) + "}"
+    return f" {{{_pairs(attrs)}}}" if attrs else ""
+
+
+def _pairs(attrs: Attrs) -> str:
+    return ", ".join(f"{text(k)}={attr_text(v)}" for k, v in attrs.items())
 
 
 def attr_text(value: Attr) -> str:
@@ -94,6 +99,8 @@ def attr_text(value: Attr) -> str:
         return "true" if value else "false"
     if isinstance(value, tuple):
         return "[" + ",".join(attr_text(v) for v in value) + "]"
+    if isinstance(value, float):
+        return repr(float(value))  # a NumPy float has a repr of its own
     return text(value) if isinstance(value, str) else repr(value)
 
 

@@ -1,4 +1,4 @@
-"""Tensor types: a dtype, a shape with at most one symbolic dimension, a storage order."""
+"""Tensor types: a dtype, a shape with at most one symbolic dimension, a layout."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -90,6 +90,8 @@ class TensorType:
             raise TypeRuleError(
                 f"a layout is a permutation of the {self.rank} axes, got {self.layout}"
             )
+        if self.layout == tuple(range(self.rank)):
+            object.__setattr__(self, "layout", None)  # one type, one spelling
 
     @property
     def rank(self) -> int:
@@ -138,8 +140,6 @@ class TensorType:
 
     def with_layout(self, layout: tuple[int, ...] | None) -> "TensorType":
         """The same tensor stored in another order (the identity becomes None)."""
-        if layout is not None and layout == tuple(range(self.rank)):
-            layout = None
         return TensorType(self.dtype, self.shape, layout)
 
     @property

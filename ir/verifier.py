@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from math import isfinite
 
+from convc.ir.builder import NAME
 from convc.ir.errors import TypeRuleError, VerifyError
-from convc.ir.graph import STAGES, Graph, Node, Region, Value
+from convc.ir.graph import STAGES, Arena, Graph, Node, Region, Value
 from convc.ir.ops import OPS
 from convc.ir.printer import graph_lines
 
@@ -25,6 +27,7 @@ def verify(graph: Graph) -> Graph:
     if graph.stage not in STAGES:
         raise VerifyError(f"unknown stage {graph.stage!r}, known: {', '.join(STAGES)}")
     _check_names(graph)
+    _check_parameters(graph)
     defined = {v.name: v for v in (*graph.inputs, *(p.value for p in graph.parameters))}
     for node in graph.nodes:
         try:
@@ -32,11 +35,10 @@ def verify(graph: Graph) -> Graph:
         except (TypeRuleError, VerifyError) as error:
             raise VerifyError(underline(graph, node.name, str(error))) from None
         defined.update((v.name, v) for v in node.results)
-    ends = [*graph.outputs, *((f"update of {p}", v) for p, v in graph.updates)]
-    for name, value in ends:
+    for name, value in graph.outputs:
         if defined.get(value.name) != value:
-            raise VerifyError(underline(graph, value.name, f"{name}: no such value"))
-    _check_updates(graph)
+            raise VerifyError(_mark(graph, (), _undefined(f"output {name}", value)))
+    _check_updates(graph, defined)
     if graph.stage == "planned":
         _check_arena(graph)
     return graph
@@ -44,10 +46,15 @@ def verify(graph: Graph) -> Graph:
 
 def underline(graph: Graph, name: str, reason: str) -> str:
     """``reason`` and the part of the program where %``name`` is defined, marked."""
+    kinds = ("", "param ", "state ")
+    starts = tuple(f"  {kind}%{name}{end}" for kind in kinds for end in " ,")
+    return _mark(graph, starts, reason)
+
+
+def _mark(graph: Graph, starts: tuple[str, ...], reason: str) -> str:
+    """``reason`` over the first line that starts so; the head if there is none."""
     lines = graph_lines(graph)
-    marks = (f"  %{name} ", f"  %{name},", f"param %{name} ", f"state %{name} ")
-    hits = [i for i, line in enumerate(lines) if any(m in line[:240] for m in marks)]
-    at = hits[0] if hits else 0
+    at = next((i for i, line in enumerate(lines) if line.startswith(starts)), 0)
     text = lines[at]
     indent = len(text) - len(text.lstrip())
     shown = lines[max(0, at - CONTEXT) : at + 1]
@@ -56,15 +63,37 @@ def underline(graph: Graph, name: str, reason: str) -> str:
     return reason + "\n" + "\n".join(shown)
 
 
+def _undefined(use: str, value: Value) -> str:
+    return f"{use} is {value}: {value.type}, which nothing defines"
+
+
 def _check_names(graph: Graph) -> None:
     counts = Counter(v.name for v in graph.values())
     for name, count in counts.items():
+        if not NAME.fullmatch(name):
+            rule = f"a name has letters, digits and _ . / - only, got {name!r}"
+            raise VerifyError(underline(graph, name, rule))
         if count > 1:
-            raise VerifyError(underline(graph, name, f"%{name} is defined {count} times"))
+            raise VerifyError(
+                underline(graph, name, f"%{name} is defined {count} times")
+            )
     names = Counter(k for k, _ in graph.outputs)
     for name, count in names.items():
         if count > 1:
-            raise VerifyError(f"the output {name!r} is declared {count} times")
+            reason = f"the output {name!r} is declared {count} times"
+            raise VerifyError(_mark(graph, (), reason))
+
+
+def _check_parameters(graph: Graph) -> None:
+    for parameter in graph.parameters:
+        value = parameter.value
+        if value.type.batched:
+            rule = f"a parameter has no batch axis, {value} is {value.type}"
+            raise VerifyError(underline(graph, value.name, rule))
+        for key, attr in parameter.attrs.items():
+            if isinstance(attr, float) and not isfinite(attr):
+                rule = f"{parameter.initializer}: {key} must be finite, is {attr}"
+                raise VerifyError(underline(graph, value.name, rule))
 
 
 def _check_node(node: Node, defined: dict[str, Value], stage: str) -> None:
@@ -76,12 +105,14 @@ def _check_node(node: Node, defined: dict[str, Value], stage: str) -> None:
                 if known is None
                 else f"{value} is used as {value.type}, defined as {known.type}"
             )
+    if node.region is None and node.schedule is not None:
+        raise VerifyError(f"{node.op}: only a kernel has a schedule")
     if node.region is not None:
         if stage == "tensor":
             raise VerifyError("a kernel cannot stand in a graph at the tensor stage")
         _check_region(node, node.region)
     else:
-        if stage != "tensor" and node.op not in VIEWS:
+        if stage in ("kernel", "planned") and node.op not in VIEWS:
             raise VerifyError(f"{node.op} must stand in a kernel at the {stage} stage")
         _check_types(node)
 
@@ -104,8 +135,10 @@ def _check_types(node: Node) -> None:
 
 
 def _check_region(node: Node, region: Region) -> None:
-    if not isinstance(node.attrs.get("name"), str):
-        raise VerifyError("a kernel needs a name")
+    if node.op != "kernel":
+        raise VerifyError(f"{node.op}: only a kernel has a body")
+    if node.attrs.keys() != {"name"} or not isinstance(node.attrs["name"], str):
+        raise VerifyError(f"a kernel has a name and no more, got {dict(node.attrs)}")
     expected = tuple(Value(str(i), v.type.plain) for i, v in enumerate(node.operands))
     if region.inputs != expected:
         raise VerifyError("a kernel's inputs must be %0, %1, … of its operands' types")
@@ -117,6 +150,8 @@ def _check_region(node: Node, region: Region) -> None:
         for value in inner.results:
             if value.name in defined:
                 raise VerifyError(f"{value} is defined twice in the kernel")
+            if not NAME.fullmatch(value.name):
+                raise VerifyError(f"a kernel's value cannot be called {value.name!r}")
             defined[value.name] = value
     for value in region.yields:
         if defined.get(value.name) != value:
@@ -129,54 +164,72 @@ def _check_region(node: Node, region: Region) -> None:
         )
 
 
-def _check_updates(graph: Graph) -> None:
+def _check_updates(graph: Graph, defined: dict[str, Value]) -> None:
     parameters = {p.value.name: p.value for p in graph.parameters}
     seen: set[str] = set()
     for target, value in graph.updates:
-        if parameters.get(target.name) != target or target.name in seen:
-            raise VerifyError(
-                f"update of {target}: must name a parameter, each at most once"
-            )
-        if target.type != value.type:
-            raise VerifyError(
+        reason = ""
+        if defined.get(value.name) != value:
+            reason = _undefined(f"update of {target}", value)
+        elif parameters.get(target.name) != target or target.name in seen:
+            reason = f"update of {target}: must name a parameter, each at most once"
+        elif target.type != value.type:
+            reason = (
                 f"update of {target}: {target.type} cannot take {value}: {value.type}"
             )
+        if reason:
+            raise VerifyError(_mark(graph, (f"  update {target} = {value}",), reason))
         seen.add(target.name)
 
 
 def _check_arena(graph: Graph) -> None:
     arena = graph.arena
     if arena is None:
-        raise VerifyError("a graph at the planned stage needs an arena")
+        reason = "a graph at the planned stage needs an arena"
+        raise VerifyError(_mark(graph, (), reason))
+    if arena.size < 0 or arena.batch < 1 or arena.threads < 1:
+        reason = "an arena has a batch and threads of at least 1 and no negative size"
+        raise VerifyError(_mark(graph, ("  arena ",), reason))
     by_name = {b.name: b for b in arena.buffers}
     for value in graph.values():
         buffer = by_name.get(value.name)
-        if buffer is None or buffer.size < value.type.nbytes(arena.batch):
-            raise VerifyError(
-                underline(graph, value.name, f"{value} has no buffer large enough")
-            )
+        needed = value.type.nbytes(arena.batch)
+        if buffer is None or buffer.size < needed:
+            has = f"{buffer.size}" if buffer else "none"
+            reason = f"{value} needs a buffer of {needed} bytes, has {has}"
+            raise VerifyError(underline(graph, value.name, reason))
+    _check_buffers(graph, arena)
+    _check_overlaps(graph, arena)
+
+
+def _check_buffers(graph: Graph, arena: Arena) -> None:
+    counts = Counter(b.name for b in arena.buffers)
     for buffer in arena.buffers:
-        if buffer.offset < 0 or buffer.offset + buffer.size > arena.size:
-            raise VerifyError(f"%{buffer.name} lies outside the arena of {arena.size}")
-    _check_overlaps(graph)
+        reason = ""
+        if counts[buffer.name] > 1:
+            reason = f"%{buffer.name} has {counts[buffer.name]} buffers"
+        elif min(buffer.offset, buffer.size) < 0 or (
+            buffer.offset + buffer.size > arena.size
+        ):
+            reason = f"%{buffer.name} lies outside the arena of {arena.size} bytes"
+        elif buffer.first > buffer.last:
+            reason = f"%{buffer.name} dies at {buffer.last}, before its {buffer.first}"
+        if reason:
+            raise VerifyError(_mark(graph, (f"    %{buffer.name} ",), reason))
 
 
-def _check_overlaps(graph: Graph) -> None:
-    """No two values share bytes while both are live, unless one is the other's view
-    or its update in place.
-    """
-    assert graph.arena is not None
+def _check_overlaps(graph: Graph, arena: Arena) -> None:
+    """No two values share bytes while both live, but for views and updates in place."""
     kin = _aliases(graph)
-    live = sorted(graph.arena.buffers, key=lambda b: b.offset)
+    live = sorted(arena.buffers, key=lambda b: b.offset)
     for i, a in enumerate(live):
         for b in live[i + 1 :]:
             if b.offset >= a.offset + a.size:
                 break
             together = a.first <= b.last and b.first <= a.last
             if together and kin.get(a.name, a.name) != kin.get(b.name, b.name):
-                raise VerifyError(
-                    f"%{a.name} and %{b.name} share bytes of the arena while both live"
-                )
+                reason = f"%{a.name} and %{b.name} share bytes while both live"
+                raise VerifyError(_mark(graph, (f"    %{b.name} ",), reason))
 
 
 def _aliases(graph: Graph) -> dict[str, str]:

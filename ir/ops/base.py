@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -49,7 +50,9 @@ class AttrSpec:
     def check(self, op: str, name: str, value: Attr) -> Attr:
         """``value`` in canonical form; TypeRuleError when it is of another kind."""
         if not _KINDS[self.kind](value):
-            raise TypeRuleError(f"{op}: {name} must be {_SAYS[self.kind]}, got {value!r}")
+            raise TypeRuleError(
+                f"{op}: {name} must be {_SAYS[self.kind]}, got {value!r}"
+            )
         if self.choices and value not in self.choices:
             allowed = ", ".join(self.choices)
             raise TypeRuleError(f"{op}: {name} is one of {allowed}, got {value!r}")
@@ -78,14 +81,14 @@ def _is_padding(value: Attr) -> bool:
     if isinstance(value, str):
         return value in ("same", "valid")
     return isinstance(value, tuple) and all(
-        isinstance(p, tuple) and len(p) == 2 and _is_ints(p) and min(p) >= 0  # type: ignore[type-var]
+        isinstance(p, tuple) and len(p) == 2 and _is_ints(p) and min(ints(p)) >= 0
         for p in value
     )
 
 
 _KINDS = {
     "int": _is_int,
-    "float": lambda v: isinstance(v, float) or _is_int(v),
+    "float": lambda v: _is_int(v) or (isinstance(v, float) and isfinite(v)),
     "bool": lambda v: isinstance(v, bool),
     "str": lambda v: isinstance(v, str),
     "ints": _is_ints,
@@ -94,7 +97,7 @@ _KINDS = {
 }
 _SAYS = {
     "int": "an integer",
-    "float": "a number",
+    "float": "a finite number",
     "bool": "true or false",
     "str": "a name",
     "ints": "a list of integers",
@@ -139,7 +142,7 @@ class Op:
         return 1
 
     def check(self, types: Types, attrs: Mapping[str, Attr]) -> dict[str, Attr]:
-        """Check operand count and attributes; return all attributes, defaults filled."""
+        """All attributes, defaults filled; TypeRuleError where one does not fit."""
         if len(types) != len(self.operands) and not (self.variadic and types):
             raise TypeRuleError(
                 f"{self.name}: takes {len(self.operands)} operands "
@@ -168,7 +171,8 @@ class Op:
     def fail(self, rule: str, types: Types) -> TypeRuleError:
         """A TypeRuleError that names the rule and every operand's type."""
         listed = ", ".join(
-            f"{name}: {t}" for name, t in zip(self._names(len(types)), types, strict=True)
+            f"{name}: {t}"
+            for name, t in zip(self._names(len(types)), types, strict=True)
         )
         return TypeRuleError(f"{self.name}: {rule} ({listed})")
 
@@ -177,18 +181,20 @@ class Op:
             return [f"{self.operands[0]}{i}" for i in range(count)]
         return self.operands
 
-    def want_float(self, types: Types) -> None:
-        """Every operand must have the same float dtype."""
-        if not all(t.dtype.is_float and t.dtype == types[0].dtype for t in types):
-            raise self.fail("operands must have one float dtype", types)
+    def want_float(self, types: Types, *which: int) -> None:
+        """Every operand (or those numbered ``which``) must have one float dtype."""
+        chosen = which or range(len(types))
+        first = types[chosen[0]].dtype
+        if not first.is_float or any(types[i].dtype != first for i in chosen):
+            named = self._names(len(types))
+            who = " and ".join(named[i] for i in which) or "operands"
+            raise self.fail(f"{who} must have one float dtype", types)
 
     def want_rank(self, types: Types, index: int, rank: int) -> None:
         """Operand ``index`` must have ``rank`` axes."""
         if types[index].rank != rank:
-            raise self.fail(
-                f"{self.operands[index]} must have {rank} axes, has {types[index].rank}",
-                types,
-            )
+            has = f"must have {rank} axes, has {types[index].rank}"
+            raise self.fail(f"{self.operands[index]} {has}", types)
 
 
 def ints(attr: Attr) -> tuple[int, ...]:

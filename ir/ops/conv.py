@@ -37,8 +37,20 @@ def _by_group(attrs: Attrs, channels: int, filters: int) -> list[tuple[slice, sl
     ]
 
 
+def _want_groups(
+    op: Op, types: Types, attrs: Attrs, channels: int, filters: int
+) -> None:
+    groups = ints(attrs["groups"])[0]
+    if channels % groups or filters % groups:
+        raise op.fail(
+            f"groups must divide the channels, {channels} and {filters} "
+            f"are not both multiples of {groups}",
+            types,
+        )
+
+
 class Conv2d(Op):
-    """y[n,p,q,k] = sum over taps and channels of x[n, p·s+i·d, q·s+j·d, c] · w[i,j,c,k]."""
+    """y[n,p,q,k] = sum over i, j, c of x[n, p·s+i·d, q·s+j·d, c] · w[i,j,c,k]."""
 
     name = "conv2d"
     operands = ("x", "w")
@@ -53,14 +65,11 @@ class Conv2d(Op):
         channels, filters = x.inner[-1], w.inner[-1]
         if w.batched:
             raise self.fail("a filter has no batch axis", types)
-        if channels % groups or filters % groups:
-            raise self.fail(
-                f"groups must divide the channels, {channels} and {filters} "
-                f"are not both multiples of {groups}",
-                types,
-            )
+        _want_groups(self, types, attrs, channels, filters)
         if w.inner[2] * groups != channels:
-            rule = f"input has {channels} channels, filter expects {w.inner[2] * groups}"
+            rule = (
+                f"input has {channels} channels, filter expects {w.inner[2] * groups}"
+            )
             raise self.fail(rule, types)
         axes = conv_axes(self.name, x.bind(1)[1:3], w.inner[:2], attrs)
         return (x.with_shape((x.shape[0], *(a.out for a in axes), filters)),)
@@ -110,6 +119,7 @@ class Conv2dInputGrad(Op):
         if w.batched or dy.shape != expected:
             raise self.fail(f"dy must be {dy.with_shape(expected)}, is {dy}", types)
         channels = w.inner[2] * ints(attrs["groups"])[0]
+        _want_groups(self, types, attrs, channels, w.inner[-1])
         return (dy.with_shape((dy.shape[0], *ints(attrs["size"]), channels)),)
 
     def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
@@ -138,7 +148,7 @@ class Conv2dInputGrad(Op):
 
 
 class Conv2dFilterGrad(Op):
-    """The adjoint of conv2d in its filter; ``kernel`` is the filter's height and width."""
+    """The adjoint of conv2d in its filter; ``kernel`` is its height and width."""
 
     name = "conv2d_filter_grad"
     operands = ("x", "dy")
@@ -154,6 +164,7 @@ class Conv2dFilterGrad(Op):
         expected = (x.shape[0], *(a.out for a in axes), dy.inner[-1])
         if dy.shape != expected:
             raise self.fail(f"dy must be {dy.with_shape(expected)}, is {dy}", types)
+        _want_groups(self, types, attrs, x.inner[-1], dy.inner[-1])
         per_group = x.inner[-1] // ints(attrs["groups"])[0]
         return (x.with_shape((*kernel, per_group, dy.inner[-1])),)
 

@@ -35,7 +35,9 @@ def unbroadcast(b: Emit, gradient: Value, target: TensorType) -> Value:
     lead = gradient.type.rank - target.rank
     wide = (1,) * lead + target.shape
     axes = tuple(
-        i for i, (d, t) in enumerate(zip(gradient.type.shape, wide, strict=True)) if d != t
+        i
+        for i, (d, t) in enumerate(zip(gradient.type.shape, wide, strict=True))
+        if d != t
     )
     axes = tuple(sorted({*axes, *range(lead)}))
     total = b("reduce_sum", gradient, axes=axes)
@@ -264,7 +266,7 @@ class ReluGrad(_Elementwise):
 
     def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
         y, dy = arrays
-        return np.asarray(dy * (y > 0))
+        return np.asarray(np.where(y > 0, dy, dy.dtype.type(0)))
 
     def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
         return [None, b("relu_grad", node.operands[0], dy)]
@@ -319,6 +321,17 @@ class Cast(Op):
         return [b("cast", dy, dtype=x.type.dtype.value)]
 
 
+def _fits(value: float, dtype: DType) -> bool:
+    """Whether a constant of this dtype can hold ``value``, floats rounded."""
+    if dtype.is_float:
+        return abs(value) <= float(np.finfo(dtype.value.replace("f", "float")).max)
+    if dtype is DType.BOOL:
+        return value in (0, 1)
+    span = 2 ** (8 * dtype.itemsize)
+    low = 0 if dtype is DType.U8 else -span // 2
+    return value.is_integer() and low <= int(value) < low + span
+
+
 class Constant(Op):
     """A scalar with the value written in the program."""
 
@@ -330,11 +343,17 @@ class Constant(Op):
     }
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-        return (TensorType(dtype_named(attrs["dtype"], self.name), ()),)
+        dtype, value = dtype_named(attrs["dtype"], self.name), number(attrs["value"])
+        if not _fits(value, dtype):
+            raise self.fail(f"{value!r} is no {dtype.value}", types)
+        return (TensorType(dtype, ()),)
 
     def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
+        # Floats stay float64 here; the interpreter rounds them when it runs in f32.
         dtype = dtype_named(attrs["dtype"], self.name)
-        return np.asarray(number(attrs["value"]), dtype.numpy)
+        return np.asarray(
+            number(attrs["value"]), np.float64 if dtype.is_float else dtype.numpy
+        )
 
     def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
         return []

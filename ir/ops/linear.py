@@ -10,8 +10,9 @@ from convc.ir.types import BATCH, Dim, TensorType
 
 
 class Matmul(Op):
-    """The product of two matrices, each optionally transposed; a dense layer is
-    ``matmul(x: f32[N,in], w: f32[in,out])``.
+    """The product of two matrices, each optionally transposed.
+
+    A dense layer is ``matmul(x: f32[N,in], w: f32[in,out])``.
     """
 
     name = "matmul"
@@ -80,7 +81,9 @@ class BiasAdd(Op):
         self.want_float(types)
         self.want_rank(types, 1, 1)
         if x.rank < 2 or b.shape != x.shape[-1:]:
-            rule = f"x has {x.shape[-1] if x.rank else 'no'} channels, b has {b.shape[0]}"
+            rule = (
+                f"x has {x.shape[-1] if x.rank else 'no'} channels, b has {b.shape[0]}"
+            )
             raise self.fail(rule, types)
         return (x,)
 

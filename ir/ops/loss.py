@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from convc.ir.errors import RunError
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.ops.base import Array, Emit, Op, Types
 from convc.ir.types import DType, TensorType
@@ -16,6 +17,14 @@ def _shifted(x: Array) -> Array:
 def _softmax(x: Array) -> Array:
     e = np.exp(_shifted(x))
     return np.asarray(e / e.sum(axis=-1, keepdims=True))
+
+
+def _check_labels(labels: Array, classes: int) -> None:
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if wrong.size:
+        raise RunError(
+            f"a label must be a class from 0 to {classes - 1}, one is {wrong[0]}"
+        )
 
 
 class Softmax(Op):
@@ -73,7 +82,7 @@ class SoftmaxCrossEntropy(Op):
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         logits, labels = types
-        self.want_float(types[:1])
+        self.want_float(types, 0)
         self.want_rank(types, 0, 2)
         if labels.dtype is not DType.I32 or labels.shape != logits.shape[:1]:
             expected = TensorType(DType.I32, logits.shape[:1])
@@ -82,6 +91,7 @@ class SoftmaxCrossEntropy(Op):
 
     def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
         logits, labels = arrays
+        _check_labels(labels, logits.shape[1])
         x = _shifted(logits)
         chosen = np.take_along_axis(x, labels[:, None].astype(np.int64), axis=1)[:, 0]
         return np.asarray(np.log(np.exp(x).sum(axis=-1)) - chosen)
@@ -105,7 +115,7 @@ class SoftmaxCrossEntropyGrad(Op):
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         logits, labels, dy = types
-        self.want_float((logits, dy))
+        self.want_float(types, 0, 2)
         self.want_rank(types, 0, 2)
         if labels.dtype is not DType.I32 or not (
             labels.shape == dy.shape == logits.shape[:1]
@@ -115,8 +125,11 @@ class SoftmaxCrossEntropyGrad(Op):
 
     def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
         logits, labels, dy = arrays
+        _check_labels(labels, logits.shape[1])
         onehot = np.arange(logits.shape[1]) == labels[:, None]
-        return np.asarray((_softmax(logits) - onehot) * dy[:, None]).astype(logits.dtype)
+        return np.asarray((_softmax(logits) - onehot) * dy[:, None]).astype(
+            logits.dtype
+        )
 
     def flops(self, types: Types, attrs: Attrs, batch: int) -> int:
         return 7 * types[0].elements(batch)

@@ -26,7 +26,9 @@ class BatchNorm(Op):
         self.want_float(types)
         if x.rank < 2 or any(t.shape != x.shape[-1:] for t in types[1:]):
             channels = x.shape[-1] if x.rank else "no"
-            raise self.fail(f"each of the last four must have {channels} elements", types)
+            raise self.fail(
+                f"each of the last four must have {channels} elements", types
+            )
         return (x,)
 
     def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:

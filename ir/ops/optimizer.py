@@ -23,7 +23,7 @@ class _Optimizer(Op):
             expected = TensorType(_SCALARS[name], ()) if name in _SCALARS else types[0]
             if t != expected:
                 raise self.fail(f"{name} must be {expected}", types)
-        self.want_float(types[:1])
+        self.want_float(types, 0)
         return (types[0],) * self.results
 
     def flops(self, types: Types, attrs: Attrs, batch: int) -> int:
@@ -68,8 +68,10 @@ class Momentum(_Optimizer):
 
 
 class Adam(_Optimizer):
-    """Adam (Kingma and Ba, 2015, algorithm 1); ``decoupled`` decay is AdamW's
-    (Loshchilov and Hutter, 2019, algorithm 2), else it is added to the gradient.
+    """Adam (Kingma and Ba, 2015, algorithm 1).
+
+    ``decoupled`` decay is AdamW's (Loshchilov and Hutter, 2019, algorithm 2), else it
+    is added to the gradient.
     """
 
     name = "adam"

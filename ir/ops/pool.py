@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from convc.ir.errors import TypeRuleError
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.ops.base import Array, AttrSpec, Emit, Op, Types, ints
 from convc.ir.ops.window import Axis, crop, pad_input, padded_sizes, resolve, taps
@@ -18,9 +19,16 @@ _GEOMETRY = {
 
 
 def pool_axes(op: str, sizes: Sequence[int], attrs: Attrs) -> tuple[Axis, ...]:
-    """The spatial axes of a pooling op with these attributes."""
+    """The spatial axes of a pooling op; every window holds some of the input."""
     window, strides = ints(attrs["window"]), ints(attrs["strides"])
-    return resolve(op, sizes, window, strides, [1] * len(sizes), attrs["padding"])
+    axes = resolve(op, sizes, window, strides, [1] * len(sizes), attrs["padding"])
+    for axis in axes:
+        if max(axis.before, axis.after) >= axis.kernel:
+            raise TypeRuleError(
+                f"{op}: padding must be smaller than the window of {axis.kernel}, "
+                f"is [{axis.before}, {axis.after}]"
+            )
+    return axes
 
 
 class _Pool(Op):
@@ -31,13 +39,7 @@ class _Pool(Op):
 
     def _axes(self, types: Types, attrs: Attrs) -> tuple[Axis, ...]:
         self.want_rank(types, 0, 4)
-        axes = pool_axes(self.name, types[0].bind(1)[1:3], attrs)
-        for axis in axes:
-            if axis.before >= axis.kernel or axis.after >= axis.kernel:
-                raise self.fail(
-                    f"padding must be smaller than the window of {axis.kernel}", types
-                )
-        return axes
+        return pool_axes(self.name, types[0].bind(1)[1:3], attrs)
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         (x,) = types
@@ -59,7 +61,7 @@ class MaxPool2d(_Pool):
         (x,) = arrays
         axes = pool_axes(self.name, x.shape[1:3], attrs)
         padded = pad_input(x, axes, -np.inf)
-        return np.max([padded[where] for _, where in taps(axes)], axis=0)
+        return np.asarray(np.max([padded[where] for _, where in taps(axes)], axis=0))
 
     def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
         (x,) = node.operands
@@ -84,7 +86,7 @@ class MaxPool2dArgmax(_Pool):
         axes = pool_axes(self.name, x.shape[1:3], attrs)
         padded = pad_input(x, axes, -np.inf)
         stack = np.stack([padded[where] for _, where in taps(axes)])
-        return stack.argmax(axis=0).astype(np.uint8)
+        return np.asarray(stack.argmax(axis=0).astype(np.uint8))
 
 
 class MaxPool2dGrad(Op):
@@ -97,7 +99,7 @@ class MaxPool2dGrad(Op):
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         index, dy = types
         self.want_rank(types, 1, 4)
-        self.want_float(types[1:])
+        self.want_float(types, 1)
         axes = pool_axes(self.name, ints(attrs["size"]), attrs)
         expected = (dy.shape[0], *(a.out for a in axes), dy.inner[-1])
         if index.dtype is not DType.U8 or not index.shape == dy.shape == expected:
@@ -115,7 +117,10 @@ class MaxPool2dGrad(Op):
         return crop(padded, axes)
 
     def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
-        raise self.fail("second derivatives of max pooling are not defined here", [])
+        raise self.fail(
+            "second derivatives of max pooling are not defined here",
+            [v.type for v in node.operands],
+        )
 
     def flops(self, types: Types, attrs: Attrs, batch: int) -> int:
         window = ints(attrs["window"])
@@ -129,7 +134,8 @@ class MaxPool2dGrad(Op):
 def window_sizes(axes: Sequence[Axis]) -> Array:
     """How many taps of each window lie inside the input, [P, Q] float64."""
     inside = pad_input(np.ones((1, *(a.size for a in axes), 1)), axes)
-    return np.sum([inside[where] for _, where in taps(axes)], axis=0)[0, ..., 0]
+    counts = np.sum([inside[where] for _, where in taps(axes)], axis=0)
+    return np.asarray(counts[0, ..., 0])
 
 
 class AvgPool2d(_Pool):
@@ -143,7 +149,8 @@ class AvgPool2d(_Pool):
         axes = pool_axes(self.name, x.shape[1:3], attrs)
         padded = pad_input(x, axes)
         total = np.sum([padded[where] for _, where in taps(axes)], axis=0)
-        return total / window_sizes(axes)[None, ..., None].astype(x.dtype)
+        sizes = window_sizes(axes)[None, ..., None].astype(x.dtype)
+        return np.asarray(total / sizes)
 
     def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
         size = node.operands[0].type.bind(1)[1:3]

@@ -69,14 +69,15 @@ class ApplyMask(Op):
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         x, mask = types
-        self.want_float(types[:1])
+        self.want_float(types, 0)
         if mask.dtype is not DType.BOOL or mask.shape != x.shape:
             raise self.fail("mask must be boolean with the shape of x", types)
         return (x,)
 
     def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
         x, mask = arrays
-        return np.asarray(x * x.dtype.type(number(attrs["scale"])) * mask)
+        scaled = x * x.dtype.type(number(attrs["scale"]))
+        return np.asarray(np.where(mask, scaled, x.dtype.type(0)))
 
     def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
         return [b("apply_mask", dy, node.operands[1], **node.attrs), None]

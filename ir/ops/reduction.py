@@ -54,7 +54,9 @@ class ReduceSum(_Reduction):
     name = "reduce_sum"
 
     def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
-        return np.asarray(arrays[0].sum(axis=ints(attrs["axes"]), dtype=arrays[0].dtype))
+        return np.asarray(
+            arrays[0].sum(axis=ints(attrs["axes"]), dtype=arrays[0].dtype)
+        )
 
     def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
         return [spread(b, dy, node.operands[0].type, ints(node.attrs["axes"]))]
@@ -112,6 +114,10 @@ class _Spread(Op):
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         (x,), shape, axes = types, shape_of(attrs["shape"]), ints(attrs["axes"])
         kept = tuple(d for i, d in enumerate(shape) if i not in axes)
+        if len(set(axes)) != len(axes) or any(axis >= len(shape) for axis in axes):
+            raise self.fail(
+                f"axes {list(axes)} must be distinct axes of shape {list(shape)}", types
+            )
         if kept != x.shape:
             raise self.fail(
                 f"shape {list(shape)} without axes {list(axes)} must be the shape of x",
@@ -139,6 +145,10 @@ class ReduceMeanGrad(_Spread):
 
     name = "reduce_mean_grad"
     exact = False
+
+    def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+        self.want_float(types)
+        return super().infer(types, attrs)
 
     def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
         wide: Array = super().evaluate(arrays, attrs, batch)

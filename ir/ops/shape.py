@@ -46,6 +46,25 @@ class Reshape(Op):
         return 0
 
 
+class Copy(Op):
+    """The same tensor in other memory, as a rule in another storage order."""
+
+    name = "copy"
+    operands = ("x",)
+
+    def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+        return (types[0],)
+
+    def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
+        return arrays[0].copy()
+
+    def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
+        return [dy]
+
+    def flops(self, types: Types, attrs: Attrs, batch: int) -> int:
+        return 0
+
+
 class Transpose(Op):
     """Axes in the order ``perm``; the batch stays in front."""
 
@@ -88,10 +107,15 @@ class Concat(Op):
         for x in types[1:]:
             if x.dtype != first.dtype or x.rank != first.rank:
                 raise self.fail("operands must have one dtype and rank", types)
-            if x.shape[:axis] + x.shape[axis + 1 :] != rest or x.batched != first.batched:
+            if (
+                x.shape[:axis] + x.shape[axis + 1 :] != rest
+                or x.batched != first.batched
+            ):
                 raise self.fail(f"operands may differ along axis {axis} only", types)
         total = sum(x.bind(1)[axis] for x in types)
-        return (first.with_shape((*first.shape[:axis], total, *first.shape[axis + 1 :])),)
+        return (
+            first.with_shape((*first.shape[:axis], total, *first.shape[axis + 1 :])),
+        )
 
     def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
         return np.concatenate(arrays, axis=ints(attrs["axis"])[0])
@@ -156,7 +180,8 @@ class Pad(Op):
         (x,), pads = types, ints(attrs["pads"])
         if len(pads) != 2 * x.rank or (x.batched and any(pads[:2])):
             raise self.fail(
-                f"pads {list(pads)} must be a pair for every axis, 0 for the batch", types
+                f"pads {list(pads)} must be a pair for every axis, 0 for the batch",
+                types,
             )
         shape = tuple(
             d if isinstance(d, str) else d + pads[2 * i] + pads[2 * i + 1]
