@@ -1,1 +1,1 @@
-"""The NumPy backend: emits NumPy source for the CPU."""
+"""The NumPy backend: batch-innermost arrays, tiles in cache, a team of threads."""

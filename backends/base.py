@@ -1,0 +1,66 @@
+"""What a backend promises: which schedules it takes, its scratch, its source."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+from convc.ir.graph import Attrs, Graph, Node, Value
+from convc.ir.ops import OPS
+from convc.ir.types import DType, TensorType
+
+OPTIMIZERS = ("sgd", "momentum", "adam")
+"""Ops that update one parameter."""
+SLOTS = ("p", "g", "m", "v")
+"""The operands of an optimizer that have the parameter's shape."""
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Private memory of one worker while a kernel runs; ``shape`` holds no batch."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes per worker, rounded up to a cache line of 64."""
+        return -(-prod(self.shape) * self.dtype.itemsize // 64) * 64
+
+
+class Backend(Protocol):
+    """One target. All methods are pure functions of the graph they are given."""
+
+    name: str
+
+    def layout(self, tensor: TensorType) -> TensorType:
+        """How this target stores a value of that type."""
+        ...
+
+    def schedule(self, kernel: Node, batch: int, threads: int) -> Attrs:
+        """The default schedule of a kernel; CompileError if none can run it."""
+        ...
+
+    def check_schedule(self, kernel: Node, threads: int) -> None:
+        """CompileError when the target cannot run the kernel as it is scheduled."""
+        ...
+
+    def scratch(self, kernel: Node, threads: int) -> tuple[Scratch, ...]:
+        """The scratch each worker needs for a scheduled kernel."""
+        ...
+
+    def emit(self, graph: Graph) -> str:
+        """Readable source for a planned graph."""
+        ...
+
+
+def flat_groups(node: Node) -> list[list[Value]]:
+    """For an optimizer kernel, the values that must lie in one block each: all
+    parameters, all gradients, all first moments, …, in one order without gaps.
+    """
+    body = node.region.nodes if node.region else ()
+    if not body or any(n.op not in OPTIMIZERS for n in body) or node.region is None:
+        return []
+    outer = {v.name: o for v, o in zip(node.region.inputs, node.operands, strict=True)}
+    slots = [i for i, s in enumerate(OPS[body[0].op].operands) if s in SLOTS]
+    return [[outer[n.operands[i].name] for n in body] for i in slots]

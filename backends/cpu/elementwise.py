@@ -1,0 +1,177 @@
+"""Emits elementwise ops, one NumPy call or a few per op, in pieces that stay in cache."""
+
+from collections.abc import Callable
+
+from convc.backends.base import Scratch
+from convc.backends.cpu.kernel import Kernel, Writer, scalar, single
+from convc.ir.graph import Attrs, Node, Value
+from convc.ir.ops.base import number
+from convc.ir.types import DType, TensorType
+
+PIECE = 128 * 1024
+"""Elements per call."""
+
+Lines = Callable[[Node], list[str]]
+
+
+def _call(function: str, count: int) -> Lines:
+    names = ", ".join("xyz"[:count])
+    return lambda node: [f"{function}({names}, out=o)"]
+
+
+def _sigmoid(node: Node) -> list[str]:
+    half = scalar(0.5, node.result.type.dtype)
+    return [
+        f"multiply(x, {half}, out=o)",
+        "np.tanh(o, out=o)",
+        f"multiply(o, {half}, out=o)",
+        f"add(o, {half}, out=o)",
+    ]
+
+
+def _apply_mask(node: Node) -> list[str]:
+    scale = scalar(node.attrs["scale"], node.result.type.dtype)
+    return [f"multiply(x, {scale}, out=o)", "multiply(o, y, out=o)"]
+
+
+def _moving_average(node: Node) -> list[str]:
+    momentum, dtype = number(node.attrs["momentum"]), node.result.type.dtype
+    return [
+        f"multiply(y, {scalar(1 - momentum, dtype)}, out=s)",
+        f"multiply(x, {scalar(momentum, dtype)}, out=o)",
+        "add(o, s, out=o)",
+    ]
+
+
+LINES: dict[str, Lines] = {
+    "add": _call("add", 2),
+    "subtract": _call("subtract", 2),
+    "multiply": _call("multiply", 2),
+    "divide": _call("np.divide", 2),
+    "maximum": _call("maximum", 2),
+    "minimum": _call("np.minimum", 2),
+    "greater_equal": _call("np.greater_equal", 2),
+    "equal": _call("equal", 2),
+    "negate": _call("np.negative", 1),
+    "exp": _call("np.exp", 1),
+    "log": _call("np.log", 1),
+    "sqrt": _call("np.sqrt", 1),
+    "cos": _call("np.cos", 1),
+    "tanh": _call("np.tanh", 1),
+    "sigmoid": _sigmoid,
+    "relu": lambda node: ["maximum(x, ZERO, out=o)"],
+    "relu_grad": lambda node: ["greater(x, ZERO, out=s)", "multiply(y, s, out=o)"],
+    "bias_add": _call("add", 2),
+    "cast": lambda node: ['copyto(o, x, casting="unsafe")'],
+    "copy": lambda node: ["copyto(o, x)"],
+    "apply_mask": _apply_mask,
+    "moving_average": _moving_average,
+}
+"""The calls of each op on operands x, y, result o and scratch s."""
+
+TEMPORARY = {"relu_grad": DType.BOOL, "moving_average": None}
+"""Ops that need scratch, and its dtype (None: the result's)."""
+
+
+class Elementwise:
+    """One elementwise op; workers share the first stored axis or the flat elements."""
+
+    requires = "prelude_share"
+
+    def matches(self, kernel: Kernel) -> bool:
+        """Whether this emitter is responsible for the kernel."""
+        return len(kernel.ops) == 1 and kernel.ops[0].op in LINES
+
+    def schedule(self, kernel: Kernel, batch: int) -> Attrs:
+        """Pieces of a fixed number of elements."""
+        return {"algorithm": "elementwise", "piece": PIECE}
+
+    def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
+        """A piece, for the ops that take two steps."""
+        node = single(kernel)
+        if node.op not in TEMPORARY:
+            return ()
+        dtype = TEMPORARY[node.op] or node.result.type.dtype
+        return (Scratch("s", dtype, (kernel.integer("piece"),)),)
+
+    def emit(self, w: Writer, kernel: Kernel) -> None:
+        """Write the body of the kernel's function."""
+        node = single(kernel)
+        stored = [kernel.type(v) for v in (*node.operands, node.result)]
+        if node.op != "copy" and all(t == stored[-1].with_dtype(t.dtype) for t in stored):
+            self._emit_flat(w, kernel, node)
+        else:
+            self._emit_broadcast(w, kernel, node)
+
+    def _emit_flat(self, w: Writer, kernel: Kernel, node: Node) -> None:
+        """All arrays have one layout: cut the flat elements."""
+        names = "xyz"[: len(node.operands)]
+        size = " * ".join(kernel.dims(node.result)) or "1"
+        for name, value in zip(names, node.operands, strict=True):
+            w(f"{name}_all = {kernel.mem(value, size)}")
+        w(f"o_all = {kernel.mem(node.result, size)}")
+        temporary = node.op in TEMPORARY
+        if temporary:
+            w(f"s_all = {kernel.private('s')}")
+        w("calls = [")
+        parts = [f"{name}_all[i : i + m]" for name in (*names, "o")]
+        parts += ["s_all[:m]"] if temporary else []
+        w(f"    ({', '.join(parts)},)" if len(parts) == 1 else f"    ({', '.join(parts)})")
+        w(f"    for i, m in pieces(*share({size}, t), {kernel.integer('piece')})", "]")
+        self._emit_run(w, node, [*names, "o"] + ["s"] * temporary)
+
+    def _emit_broadcast(self, w: Writer, kernel: Kernel, node: Node) -> None:
+        """Shapes or layouts differ: cut the first stored axis of the result."""
+        out = kernel.type(node.result)
+        dims = kernel.dims(node.result)
+        names = "xyz"[: len(node.operands)]
+        if not dims or (node.op in TEMPORARY):
+            w("if t:", "    return ()")
+            rows = "..."
+        else:
+            w(f"rows = slice(*share({dims[0]}, t))")
+            rows = "rows"
+        for name, value in zip(names, node.operands, strict=True):
+            w(f"{name} = {aligned(kernel, value, out)}")
+            if rows == "rows" and _spans_first(kernel.type(value), out):
+                w(f"{name} = {name}[rows]")
+        w(f"o = {kernel.mem(node.result)}[{rows}]")
+        if node.op in TEMPORARY:
+            w(f"s = {kernel.private('s', *(dims or [1]))}")
+        w("", "def run():")
+        w.depth += 1
+        w(*LINES[node.op](node))
+        w.depth -= 1
+        w("", "return (run,)")
+
+    def _emit_run(self, w: Writer, node: Node, names: list[str]) -> None:
+        w("", "def run():")
+        w.depth += 1
+        w(f"for {', '.join(names)} in calls:")
+        w.depth += 1
+        w(*LINES[node.op](node))
+        w.depth -= 2
+        w("", "return (run,)")
+
+
+def aligned(kernel: Kernel, value: Value, out: TensorType) -> str:
+    """Source for an operand whose axes line up with those of ``out`` as stored."""
+    own = kernel.type(value)
+    source = kernel.mem(value)
+    if own.order == out.order or own.rank == 0:
+        return source
+    lead = out.rank - own.rank
+    logical = [own.order.index(a) for a in range(own.rank)]
+    if logical != list(range(own.rank)):
+        source += f".transpose({', '.join(map(str, logical))})"
+    if lead:
+        source += f"[{', '.join(['None'] * lead + ['...'])}]"
+    if out.order != tuple(range(out.rank)):
+        source += f".transpose({', '.join(map(str, out.order))})"
+    return source
+
+
+def _spans_first(own: TensorType, out: TensorType) -> bool:
+    """Whether an operand really extends along the result's first stored axis."""
+    axis = out.order[0] - (out.rank - own.rank)
+    return axis >= 0 and own.shape[axis] == out.shape[out.order[0]] != 1

@@ -1,0 +1,67 @@
+"""Which emitter writes which kernel."""
+
+from typing import Protocol
+
+from convc.backends.base import Scratch
+from convc.backends.cpu.conv import ConvForward
+from convc.backends.cpu.conv_backward import ConvBackward
+from convc.backends.cpu.dense import Dense
+from convc.backends.cpu.elementwise import Elementwise
+from convc.backends.cpu.kernel import Kernel, Writer
+from convc.backends.cpu.loss import Loss
+from convc.backends.cpu.movement import Movement
+from convc.backends.cpu.optimizer import Optimizer
+from convc.backends.cpu.pool import Pool
+from convc.backends.cpu.random import Dropout
+from convc.backends.cpu.reduction import Reduction
+from convc.ir.errors import CompileError
+from convc.ir.graph import Attrs
+
+
+class Emitter(Protocol):
+    """Writes one family of kernels; ``requires`` names its helpers in the prelude."""
+
+    requires: str
+
+    def matches(self, kernel: Kernel) -> bool:
+        """Whether this emitter is responsible for the kernel."""
+        ...
+
+    def schedule(self, kernel: Kernel, batch: int) -> Attrs:
+        """The default schedule."""
+        ...
+
+    def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
+        """Private memory of each worker."""
+        ...
+
+    def emit(self, w: Writer, kernel: Kernel) -> None:
+        """Write the body of the kernel's function."""
+        ...
+
+
+EMITTERS: tuple[Emitter, ...] = (
+    ConvForward(),
+    ConvBackward(),
+    Dense(),
+    Optimizer(),
+    Pool(),
+    Reduction(),
+    Loss(),
+    Dropout(),
+    Movement(),
+    Elementwise(),
+)
+
+
+def emitter_for(kernel: Kernel) -> Emitter:
+    """The emitter of a kernel; CompileError naming ops, types and line if none."""
+    for emitter in EMITTERS:
+        if emitter.matches(kernel):
+            return emitter
+    ops = ", ".join(n.op for n in kernel.ops)
+    types = ", ".join(str(v.type) for v in kernel.node.operands)
+    raise CompileError(
+        f"the numpy backend cannot run {ops} on ({types}) as one kernel, at "
+        f"{kernel.where()}; split kernel {kernel.node.attrs['name']}"
+    )

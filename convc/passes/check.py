@@ -1,0 +1,68 @@
+"""Check mode: the graph before and after a pass, run on small random inputs."""
+
+from typing import Any
+
+import numpy as np
+
+from convc.ir import philox
+from convc.ir.errors import CompileError
+from convc.ir.graph import Graph, Value
+from convc.ir.interpreter import interpret
+from convc.ir.types import DType
+
+BATCH = 3
+"""Images in a check: odd, and more than one."""
+LARGEST = 2
+"""Inputs and parameters are whole numbers from -LARGEST to LARGEST, so that
+convolution, pooling, bias and ReLU have no rounding."""
+
+
+def check_same_meaning(before: Graph, after: Graph) -> None:
+    """CompileError unless common outputs and updates are equal bit for bit.
+
+    The passes only regroup, rename or drop operations, so the interpreter evaluates
+    the same operations on the same numbers and even inexact ones must agree.
+    """
+    inputs = {v.name: sample(v, BATCH) for v in before.inputs}
+    parameters = {p.value.name: sample(p.value, BATCH) for p in before.parameters}
+    for p in after.parameters:
+        parameters.setdefault(p.value.name, sample(p.value, BATCH))
+    with np.errstate(all="ignore"):
+        old = interpret(before, inputs, parameters)
+        new = interpret(after, inputs, parameters)
+    compared = 0
+    for kind, a, b in (
+        ("output", old.outputs, new.outputs),
+        ("update of", old.updates, new.updates),
+    ):
+        for name in a.keys() & b.keys():
+            compared += 1
+            if not np.array_equal(a[name], b[name], equal_nan=a[name].dtype.kind == "f"):
+                raise CompileError(_difference(f"{kind} {name}", a[name], b[name]))
+    if old.outputs and not compared:
+        raise CompileError("the pass kept none of the outputs")
+
+
+def sample(value: Value, batch: int) -> Any:
+    """A small whole-numbered array for ``value``, the same in every run.
+
+    Labels (i32) are 0 or 1, counters and seeds (i64) small.
+    """
+    t, stream = value.type, philox.stream_of(value.name)
+    words = philox.bits(7, stream, 0, t.elements(batch)).reshape(t.bind(batch))
+    if t.dtype.is_float:
+        whole = words % np.uint32(2 * LARGEST + 1)
+        return whole.astype(t.dtype.numpy) - t.dtype.numpy.type(LARGEST)
+    span = 5 if t.dtype is DType.I64 else 2
+    return (words % np.uint32(span)).astype(t.dtype.numpy)
+
+
+def _difference(what: str, a: Any, b: Any) -> str:
+    if a.shape != b.shape:
+        return f"{what} changed its shape from {a.shape} to {b.shape}"
+    where = tuple(int(i) for i in np.argwhere(~(a == b))[0]) if a.ndim else ()
+    count = int(np.sum(a != b))
+    return (
+        f"{what} changed: {count} of {a.size} elements differ, first at {where}: "
+        f"{a[where]!r} before, {b[where]!r} after"
+    )

@@ -1,0 +1,66 @@
+"""From a loss to a training step: gradients, then the optimizer's updates."""
+
+from collections.abc import Sequence
+
+from convc.autodiff import add_gradients
+from convc.ir.builder import GraphBuilder
+from convc.ir.errors import CompileError
+from convc.ir.graph import Graph, Value
+from convc.ir.types import DType, TensorType
+from convc.optimizers import Optimizer
+from convc.passes.manager import Context, Pass
+
+STEP = "training/step"
+"""The state that counts training steps from 0."""
+GRADIENT = "gradient/"
+"""What the name of an output that is a gradient begins with."""
+
+
+def differentiate(graph: Graph, context: Context) -> Graph:
+    """Add an output ``gradient/<parameter>`` of ``loss`` for each trainable one."""
+    loss = dict(graph.outputs).get("loss")
+    if loss is None:
+        raise CompileError("a training step needs an output called loss")
+    b = GraphBuilder(graph.name, graph)
+    trainable = [p for p in graph.parameters if p.trainable]
+    gradients = add_gradients(b, loss, [p.value for p in trainable])
+    for parameter, gradient in zip(trainable, gradients, strict=True):
+        if gradient is None:
+            raise CompileError(
+                f"the loss does not depend on {parameter.value}; leave it out of the "
+                "model or declare it with trainable=False"
+                + (f" at {parameter.locs[0]}" if parameter.locs else "")
+            )
+        b.output(GRADIENT + parameter.value.name, gradient)
+    return b.finish()
+
+
+def apply_optimizer(optimizer: Optimizer, keep_gradients: bool = False) -> Pass:
+    """The pass that turns gradients into updates of parameters and step counter."""
+
+    def rewrite(graph: Graph, context: Context) -> Graph:
+        b = GraphBuilder(graph.name, graph)
+        pairs = _pairs(graph)
+        if not keep_gradients:
+            b.outputs = [o for o in b.outputs if not o[0].startswith(GRADIENT)]
+        step = next((p.value for p in graph.parameters if p.value.name == STEP), None)
+        scalar = TensorType(DType.I64, ())
+        if step is None:
+            step = b.parameter(STEP, scalar, "zeros", trainable=False)
+        optimizer.apply(b, pairs, step)
+        b.update(step, b("add", step, b.constant(1, scalar)))
+        return b.finish()
+
+    return Pass("apply-optimizer", rewrite)
+
+
+def _pairs(graph: Graph) -> Sequence[tuple[Value, Value]]:
+    gradients = dict(graph.outputs)
+    return [
+        (p.value, gradients[GRADIENT + p.value.name])
+        for p in graph.parameters
+        if p.trainable
+    ]
+
+
+DIFFERENTIATE = Pass("differentiate", differentiate)

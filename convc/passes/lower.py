@@ -1,0 +1,145 @@
+"""From fused ops to launches: kernels, storage layouts, schedules."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import networkx as nx
+
+from convc.ir.builder import GraphBuilder
+from convc.ir.errors import CompileError
+from convc.ir.graph import Graph, Node, Value
+from convc.ir.verifier import VIEWS
+from convc.passes.manager import Context, Pass
+from convc.passes.outline import outline
+
+
+def form_kernels(graph: Graph, context: Context) -> Graph:
+    """Put every op that was not fused into a kernel of its own, updates last.
+
+    Updates happen in place, so nothing may read a parameter after the kernel that
+    updates it: such kernels go to the end, and an update whose value is read together
+    with the old parameter, or is no kernel's result, is copied there.
+    """
+    graph = _updates_last(_copy_updates(replace(graph, stage="fusing")))
+    for node in graph.nodes:
+        if node.region is None and node.op not in VIEWS:
+            graph = outline(graph, [node.name])
+    return replace(_updates_last(graph), stage="kernel")
+
+
+def _copy_updates(graph: Graph) -> Graph:
+    """Copy what cannot be made in place: an update that is also an output, that two
+    parameters take, that is no kernel's result, or that is read together with the old
+    parameter; and outputs that are themselves parameters.
+    """
+    producers, users = graph.producers(), graph.users()
+    parameters = {p.value.name for p in graph.parameters}
+    shown = {v.name for _, v in graph.outputs}
+    b = GraphBuilder(graph.name, graph)
+    taken: set[str] = set()
+    updates = []
+    for parameter, value in graph.updates:
+        maker = producers.get(value.name)
+        both = any(parameter in n.operands for n in users[value.name])
+        fresh = maker is not None and maker.op not in VIEWS
+        b.locs = maker.locs if maker else ()
+        if not fresh or both or value.name in taken | shown:
+            value = b("copy", value)
+        taken.add(value.name)
+        updates.append((parameter, value))
+    outputs = tuple(
+        (k, b("copy", v) if v.name in parameters else v) for k, v in graph.outputs
+    )
+    done = b.finish()
+    return replace(done, outputs=outputs, updates=tuple(updates), stage=graph.stage)
+
+
+def _updates_last(graph: Graph) -> Graph:
+    """Order the nodes so that nothing reads a parameter after its update is made."""
+    flow, producers, users = graph.dataflow(), graph.producers(), graph.users()
+    late = set()
+    for parameter, value in graph.updates:
+        maker = producers[value.name].name
+        late.add(maker)
+        for reader in _readers(parameter.name, users):
+            if reader != maker:
+                flow.add_edge(reader, maker)
+    position = {n.name: (n.name in late, i) for i, n in enumerate(graph.nodes)}
+    by_name = {n.name: n for n in graph.nodes}
+    try:
+        order = list(nx.lexicographical_topological_sort(flow, key=position.__getitem__))
+    except nx.NetworkXUnfeasible:
+        raise CompileError(
+            "two parameters are each updated from the other's old value; copy one first"
+        ) from None
+    return replace(graph, nodes=tuple(by_name[name] for name in order))
+
+
+def _readers(name: str, users: dict[str, list[Node]]) -> Iterator[str]:
+    """Names of the nodes that read a value, themselves or through a view."""
+    for node in users[name]:
+        yield node.name
+        if node.op in VIEWS:
+            yield from _readers(node.name, users)
+
+
+FORM_KERNELS = Pass("form-kernels", form_kernels, ("tensor", "fusing"), "kernel")
+
+
+def choose_layout(graph: Graph, context: Context) -> Graph:
+    """Store every value as the backend likes it; inputs are copied into that layout.
+
+    Inputs stay as the host gives them (batch first). The copy is one per input, and
+    only where the backend's layout differs.
+    """
+    table: dict[str, Value] = {}
+    nodes: list[Node] = []
+    for value in graph.inputs:
+        stored = context.backend.layout(value.type)
+        if stored != value.type and any(value in n.operands for n in graph.nodes):
+            table[value.name] = Value(f"{value.name}.stored", stored)
+    for node in graph.nodes:
+        nodes.append(_stored_node(node, table, context))
+    copies = [
+        _copy_kernel(v, table[v.name]) for v in graph.inputs if v.name in table
+    ]
+    outputs = tuple((k, table.get(v.name, v)) for k, v in graph.outputs)
+    updates = tuple((p, table.get(v.name, v)) for p, v in graph.updates)
+    return replace(graph, nodes=(*copies, *nodes), outputs=outputs, updates=updates)
+
+
+def _stored_node(node: Node, table: dict[str, Value], context: Context) -> Node:
+    operands = tuple(table.get(v.name, v) for v in node.operands)
+    results = []
+    for value in node.results:
+        table[value.name] = Value(value.name, context.backend.layout(value.type))
+        results.append(table[value.name])
+    return replace(node, operands=operands, results=tuple(results))
+
+
+def _copy_kernel(source: Value, target: Value) -> Node:
+    bare = Node("copy", (source,), (Value(target.name, source.type),))
+    graph = Graph("", (source,), (), (bare,), (("", bare.result),), stage="fusing")
+    (kernel,) = outline(graph, [bare.name], f"{source.name}_stored").nodes
+    return replace(kernel, results=(target,))
+
+
+CHOOSE_LAYOUT = Pass("choose-layout", choose_layout, ("kernel",))
+
+
+def choose_schedule(graph: Graph, context: Context) -> Graph:
+    """Give every kernel the backend's default schedule, or keep the one it has."""
+    nodes = []
+    for node in graph.nodes:
+        if node.region is not None and node.schedule is None:
+            schedule = context.backend.schedule(node, context.batch, context.threads)
+            node = replace(node, schedule=schedule)
+        if node.region is not None:
+            context.backend.check_schedule(node, context.threads)
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
+
+
+CHOOSE_SCHEDULE = Pass("choose-schedule", choose_schedule, ("kernel",))
+
+

@@ -1,0 +1,98 @@
+"""Moves nodes into a kernel: the rewrite that all fusions share."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from string import ascii_lowercase
+
+import networkx as nx
+
+from convc.ir.graph import Graph, Node, Region, Value, in_order, merge_locs, substitute
+
+SHORT = {
+    "conv2d": "conv",
+    "conv2d_filter_grad": "dw",
+    "conv2d_input_grad": "dx",
+    "bias_add": "bias",
+    "max_pool2d": "pool",
+    "max_pool2d_argmax": "",
+    "max_pool2d_grad": "pool_grad",
+    "matmul": "dense",
+    "apply_mask": "dropout",
+    "softmax_cross_entropy": "loss",
+    "softmax_cross_entropy_grad": "loss_grad",
+    "reduce_sum": "sum",
+}
+"""Ops whose part of a kernel's name is not their own."""
+
+
+def kernel_name(nodes: Sequence[Node]) -> str:
+    """A name from the layer and the ops: ``conv1_conv_bias_pool_relu``."""
+    locs = merge_locs(nodes)
+    layer = locs[0].layer.replace("/", "_") if locs and locs[0].layer else ""
+    parts = [layer, *(SHORT.get(n.op, n.op) for n in nodes)]
+    return "_".join(dict.fromkeys(p for p in parts if p))
+
+
+def outline(graph: Graph, names: Iterable[str], name: str | None = None) -> Graph:
+    """``graph`` with the nodes called ``names`` moved into one kernel.
+
+    The kernel's operands are the values the nodes read from outside, its results those
+    that are read outside or live out of the graph. The nodes must be convex: see
+    ``is_convex``.
+    """
+    chosen = set(names)
+    nodes = [n for n in graph.nodes if n.name in chosen]
+    made = {v.name for n in nodes for v in n.results}
+    operands = tuple(
+        dict.fromkeys(v for n in nodes for v in n.operands if v.name not in made)
+    )
+    read = {v.name for n in graph.nodes if n.name not in chosen for v in n.operands}
+    escaping = read | graph.live_out()
+    results = tuple(v for n in nodes for v in n.results if v.name in escaping)
+    kernel = Node(
+        "kernel",
+        operands,
+        results,
+        {"name": name or kernel_name(nodes)},
+        merge_locs(nodes),
+        _region(nodes, operands, results),
+    )
+    rest = []
+    for node in graph.nodes:
+        if node.name not in chosen:
+            rest.append(node)
+        elif node is nodes[-1]:
+            rest.append(kernel)
+    return replace(graph, nodes=in_order(replace(graph, nodes=tuple(rest)), rest))
+
+
+def _region(
+    nodes: Sequence[Node], operands: Sequence[Value], results: Sequence[Value]
+) -> Region:
+    inputs = tuple(Value(str(i), v.type.plain) for i, v in enumerate(operands))
+    table = {o.name: i for o, i in zip(operands, inputs, strict=True)}
+    body = []
+    for node in nodes:
+        inner = substitute(node, table)
+        renamed = []
+        for value in node.results:
+            count = len(table) - len(inputs)
+            table[value.name] = Value(_letters(count), value.type.plain)
+            renamed.append(table[value.name])
+        body.append(replace(inner, results=tuple(renamed)))
+    return Region(inputs, tuple(body), tuple(table[v.name] for v in results))
+
+
+def _letters(number: int) -> str:
+    """a … z, then a1 … z1, …"""
+    return ascii_lowercase[number % 26] + (str(number // 26) if number >= 26 else "")
+
+
+def is_convex(graph: Graph, names: Iterable[str]) -> bool:
+    """Whether no path leaves the nodes and comes back: they can be one kernel."""
+    chosen, flow = set(names), graph.dataflow()
+    for name in chosen:
+        for after in flow.successors(name):
+            if after not in chosen and chosen & nx.descendants(flow, after):
+                return False
+    return True

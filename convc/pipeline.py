@@ -1,0 +1,93 @@
+"""The pipelines, as literal lists of passes, and the steps they compile."""
+
+import os
+from dataclasses import dataclass
+
+from convc.backends import backend_named
+from convc.ir.errors import CompileError
+from convc.ir.graph import Graph
+from convc.optimizers import Optimizer
+from convc.passes.canonicalize import CANONICALIZE
+from convc.passes.commute_relu import COMMUTE_RELU
+from convc.passes.differentiate import DIFFERENTIATE, apply_optimizer
+from convc.passes.fusion import (
+    FUSE_CONV,
+    FUSE_CONV_BACKWARD,
+    FUSE_DENSE,
+    FUSE_OPTIMIZER,
+)
+from convc.passes.inference import EVALUATE_ONLY
+from convc.passes.lower import CHOOSE_LAYOUT, CHOOSE_SCHEDULE, FORM_KERNELS
+from convc.passes.manager import Context, Pass, Stage, run_passes
+from convc.passes.plan_memory import PLAN_MEMORY
+from convc.program import Program
+
+LOWERING = (
+    FUSE_CONV,
+    FUSE_CONV_BACKWARD,
+    FUSE_DENSE,
+    FUSE_OPTIMIZER,
+    FORM_KERNELS,  # after all fusions: what is left stands alone
+    CHOOSE_LAYOUT,  # on kernels: inputs are copied once, not per op
+    CHOOSE_SCHEDULE,  # after the layout, which decides what a tile is
+    PLAN_MEMORY,  # last: schedules say how much scratch a kernel needs
+)
+INFERENCE = (EVALUATE_ONLY, CANONICALIZE, COMMUTE_RELU, *LOWERING)
+
+
+def training(optimizer: Optimizer, keep_gradients: bool = False) -> tuple[Pass, ...]:
+    """The passes of a training step."""
+    return (
+        CANONICALIZE,
+        COMMUTE_RELU,  # before differentiate, so that the gradients commute too
+        DIFFERENTIATE,
+        apply_optimizer(optimizer, keep_gradients),
+        Pass("simplify", CANONICALIZE.rewrite),  # what differentiation left over
+        *LOWERING,
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """A graph and the passes that make a program of it."""
+
+    graph: Graph
+    passes: tuple[Pass, ...]
+
+    def stages(
+        self,
+        backend: str = "numpy",
+        batch: int = 128,
+        threads: int | None = None,
+        check: bool = False,
+    ) -> list[Stage]:
+        """The program after each pass, the traced one first.
+
+        ``check`` runs old and new graphs on small data after every pass. CompileError
+        as ``run_passes`` raises it, or for a batch or thread count below 1.
+        """
+        if batch < 1:
+            raise CompileError(f"a batch has at least 1 image, got {batch}")
+        workers = default_threads() if threads is None else threads
+        if workers < 1:
+            raise CompileError(f"a program needs at least 1 thread, got {workers}")
+        context = Context(backend_named(backend), batch, workers)
+        return run_passes(self.graph, self.passes, context, check)
+
+    def compile(
+        self,
+        backend: str = "numpy",
+        batch: int = 128,
+        threads: int | None = None,
+        check: bool = False,
+    ) -> Program:
+        """A program that runs 1 … ``batch`` images at a time."""
+        stages = self.stages(backend, batch, threads, check)
+        return Program(tuple(stages), backend_named(backend))
+
+
+def default_threads() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (
+        os.cpu_count() or 1
+    )

@@ -1,0 +1,173 @@
+"""A compiled program: its source, its stages, its memory, and how to run it."""
+
+import linecache
+from collections.abc import Mapping
+from functools import cached_property
+from itertools import count
+from typing import Any
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from convc.backends.base import Backend
+from convc.initializers import initial_state
+from convc.ir.errors import CompileError, RunError
+from convc.ir.graph import Graph, Value
+from convc.ir.ops.base import Array
+from convc.ir.types import DType
+from convc.passes.manager import Stage
+from convc.memory import MemoryPlan
+
+_serial = count(1)
+
+
+class Program:
+    """Runs the emitted source of a planned graph.
+
+    ``source`` is the program as text, ``stages`` the IR after each pass, ``graph`` the
+    planned graph. Arrays given and returned have the batch first. Not thread-safe.
+    """
+
+    def __init__(self, stages: tuple[Stage, ...], backend: Backend) -> None:
+        self.stages = stages
+        self.backend = backend.name
+        self.graph: Graph = stages[-1].graph
+        if self.graph.arena is None:
+            raise CompileError("a program needs a planned graph; run plan-memory last")
+        self.batch = self.graph.arena.batch
+        self.threads = self.graph.arena.threads
+        self.source = backend.emit(self.graph)
+        self.memory = MemoryPlan.of(self.graph)
+        self._emitted = _load(self.source, self.graph.name)
+        self._blas = ThreadpoolController()
+        self.initialize(0)
+
+    # -- parameters
+
+    @cached_property
+    def parameters(self) -> dict[str, Array]:
+        """Live views of weights, optimizer state and counters, by name."""
+        return {
+            p.value.name: self._emitted.array(p.value.name)
+            for p in self.graph.parameters
+        }
+
+    def initialize(self, seed: int) -> None:
+        """Give every parameter its initial value for ``seed``."""
+        self.load(initial_state(self.graph, seed))
+
+    def load(self, arrays: Mapping[str, Array]) -> None:
+        """Set the parameters this program has from ``arrays``.
+
+        RunError, with both sides, if one is missing or has another shape; nothing is
+        changed then. Arrays this program does not know are ignored.
+        """
+        for p in self.graph.parameters:
+            name, shape = p.value.name, p.value.type.bind(1)
+            if name not in arrays:
+                raise RunError(f"parameter {name} ({p.value.type}) was not given")
+            if np.shape(arrays[name]) != shape:
+                given = np.shape(arrays[name])
+                raise RunError(f"parameter {name} is {p.value.type}, got shape {given}")
+        for name, view in self.parameters.items():
+            view[...] = arrays[name]
+
+    def state(self) -> dict[str, Array]:
+        """Copies of all parameters by name."""
+        return {name: view.copy() for name, view in self.parameters.items()}
+
+    # -- running
+
+    def input(self, name: str, n: int | None = None) -> Array:
+        """The live array of an input for ``n`` images, to be filled before ``run``."""
+        if name not in {v.name for v in self.graph.inputs}:
+            known = ", ".join(v.name for v in self.graph.inputs)
+            raise RunError(f"no input {name!r}, this program has: {known}")
+        array: Array = self._emitted.array(name, self._images(n))
+        return array
+
+    def run(self, n: int | None = None) -> dict[str, Array]:
+        """One step on the first ``n`` images in the inputs; copies of the outputs.
+
+        The BLAS library is held to one thread while the program's own threads run.
+        RunError for a batch the program was not compiled for.
+        """
+        images = self._images(n)
+        with self._blas.limit(limits=1, user_api="blas"):
+            self._emitted.run(images)
+        if self._emitted.memory.used > self.memory.arena_bytes:
+            raise RunError(
+                f"the program used {self._emitted.memory.used} bytes, its plan says "
+                f"{self.memory.arena_bytes}"
+            )
+        return {
+            name: np.array(self._emitted.array(name, images))
+            for name, _ in self.graph.outputs
+        }
+
+    def __call__(self, **inputs: Any) -> dict[str, Array]:
+        """Copy arrays into the inputs, run, return copies of the outputs.
+
+        RunError for a missing, unknown or misshapen array, a label out of range, or
+        arrays that disagree on the batch size.
+        """
+        arrays = {name: np.asarray(array) for name, array in inputs.items()}
+        images = self._check(arrays)
+        for name, array in arrays.items():
+            self.input(name, images)[...] = array
+        return self.run(images)
+
+    def _images(self, n: int | None) -> int:
+        images = self.batch if n is None else n
+        if not 1 <= images <= self.batch:
+            raise RunError(
+                f"this program runs 1 to {self.batch} images at a time, not {images}; "
+                "compile it with a larger batch or run in several steps"
+            )
+        return images
+
+    def _check(self, arrays: Mapping[str, Array]) -> int:
+        known = {v.name: v for v in self.graph.inputs}
+        if arrays.keys() != known.keys():
+            raise RunError(
+                f"this program takes {', '.join(known) or 'no inputs'}, "
+                f"got {', '.join(arrays) or 'none'}"
+            )
+        sizes = {
+            len(arrays[name])
+            for name, v in known.items()
+            if v.type.batched and arrays[name].ndim
+        }
+        if len(sizes) > 1:
+            listed = ", ".join(f"{k} {a.shape}" for k, a in arrays.items())
+            raise RunError(f"all inputs must have one batch size, got {listed}")
+        images = self._images(next(iter(sizes), None))
+        for name, value in known.items():
+            _check_input(value, arrays[name], images)
+        return images
+
+
+def _check_input(value: Value, array: Array, images: int) -> None:
+    if array.shape != value.type.bind(images):
+        raise RunError(f"{value} is {value.type}, got an array of shape {array.shape}")
+    wanted = value.type.dtype
+    if not np.can_cast(array.dtype, wanted.numpy, "same_kind"):
+        raise RunError(
+            f"{value} is {wanted.value}, an array of {array.dtype} does not fit"
+        )
+    if wanted is DType.I32 and array.size and array.min() < 0:
+        raise RunError(f"{value} holds labels from 0, got {array.min()}")
+
+
+def _load(source: str, name: str) -> Any:
+    """Run the source as a module and make its Program.
+
+    The text is put where tracebacks look for it, so that an error in emitted code
+    shows the emitted line.
+    """
+    filename = f"<convc {next(_serial)}: {name}>"
+    lines = source.splitlines(keepends=True)
+    linecache.cache[filename] = (len(source), None, lines, filename)
+    namespace: dict[str, Any] = {"__name__": "convc_emitted"}
+    exec(compile(source, filename, "exec"), namespace)  # noqa: S102 - our own text
+    return namespace["Program"]()
