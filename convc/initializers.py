@@ -199,8 +199,9 @@ def _check(rule: str, attrs: Mapping[str, Attr], kind: TensorType) -> None:
             raise TypeRuleError(f"seed: fills an integer scalar only, not {kind}")
     elif rule not in ("zeros", "ones") and not kind.dtype.is_float:
         raise TypeRuleError(f"{rule}: draws real numbers, not {kind}; use zeros")
-    for key in set(allowed) & {"stddev", "mean"}:
-        _check_number(rule, key, attrs.get(key))
+    if "stddev" in allowed:
+        _check_number(rule, "stddev", attrs.get("stddev"))
+        _check_number(rule, "mean", attrs.get("mean", 0.0))
 
 
 def _check_number(rule: str, key: str, value: object) -> None:
