@@ -1,0 +1,107 @@
+"""Layers that arrange, join and reduce."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convc.ir.errors import ModelError
+from convc.ir.interpreter import interpret
+from convc.ir.verifier import verify
+from convc.layers import add, concat, flatten, reduce_mean, reduce_sum, reshape
+from convc.tracing import Tensor, get_variable, trace
+
+KIND = "f32[N,4,6]"
+
+
+def result(function: Callable[[Tensor], Any], kind: str = KIND) -> str:
+    return str(verify(trace(function, {"x": kind})).outputs[0][1].type)
+
+
+def test_flatten_makes_each_image_one_row() -> None:
+    assert result(flatten, "f32[N,7,7,64]") == "f32[N,3136]"
+    assert result(flatten, "f32[N]") == "f32[N,1]"
+    assert trace(flatten, {"x": "f32[N,3]"}).nodes == ()
+    with pytest.raises(ModelError, match="flatten: a scalar has no batch"):
+        result(flatten, "f32[]")
+
+
+@pytest.mark.parametrize(
+    "shape", [[-1, 24], [None, 24], ["N", 24], [-1, -1], (None, -1)]
+)
+def test_the_batch_is_written_minus_one_none_or_n(shape: Any) -> None:
+    assert result(lambda x: reshape(x, shape)) == "f32[N,24]"
+
+
+def test_one_open_dimension_is_computed() -> None:
+    assert result(lambda x: reshape(x, [-1, 2, -1, 3])) == "f32[N,2,4,3]"
+    assert result(lambda x: reshape(x, [-1, 24, -1])) == "f32[N,24,1]"
+    assert result(lambda x: reshape(x, [2, -1]), "f32[8]") == "f32[2,4]"
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ([-1, 25], r"24 elements per image do not fill shape \[-1, 25\], which has 25"),
+        ([-1, 7, -1], "24 elements per image do not fill .* which has a multiple of 7"),
+        ([-1, -1, -1], "one dimension beside the batch may be -1, .* has 2"),
+        ([24], r"the batch stays first, .* write \['N'\] with -1 for N"),
+        ([4, 6], r"the batch stays first, .* write \['N', 6\]"),
+        ([], "the batch stays first"),
+        ([-1, 0], "a dimension must be a whole number of at least 1, got 0"),
+        ([-1, None], "a dimension must be a whole number of at least 1, got None"),
+        (24, "shape is a list of dimensions, got 24"),
+        ("N", "shape is a list of dimensions, got 'N'"),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_explained(shape: Any, said: str) -> None:
+    with pytest.raises(ModelError, match=f"reshape: {said}"):
+        result(lambda x: reshape(x, shape))
+
+
+def test_concat_joins_along_an_axis_from_either_end() -> None:
+    assert result(lambda x: concat([x, x, x])) == "f32[N,4,18]"
+    assert result(lambda x: concat((x, x), axis=1)) == "f32[N,8,6]"
+
+
+def test_concat_wants_a_list_of_tensors_that_fit() -> None:
+    with pytest.raises(ModelError, match="concat: inputs must be a list of tensors"):
+        result(concat)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="concat: inputs must be a list of tensors"):
+        result(lambda x: concat([]))
+    with pytest.raises(ModelError, match=r"concat: inputs\[1\] must be a tensor"):
+        result(lambda x: concat([x, 3]))  # type: ignore[list-item]
+    with pytest.raises(ModelError, match="axis must be one of .* other than the batch"):
+        result(lambda x: concat([x, x], axis=0))
+    with pytest.raises(ModelError, match="operands may differ along axis 2 only"):
+        result(lambda x: concat([x, reshape(x, [-1, 6, 4])]))
+
+
+def test_add_is_the_operator_under_a_name() -> None:
+    graph = trace(lambda x: add(x, x, name="residual"), {"x": KIND})
+    assert graph.nodes[0].locs[0].layer == "residual"
+    with pytest.raises(ModelError, match="add: y must be a tensor .* got a int"):
+        result(lambda x: add(x, 3))  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="shapes do not broadcast"):
+        result(lambda x: add(x, get_variable("w", [5])))
+
+
+def test_reductions_count_axes_from_either_end() -> None:
+    x = np.random.default_rng(0).random((2, 4, 6))
+    for layer, numpy in ((reduce_mean, np.mean), (reduce_sum, np.sum)):
+        for axes in (1, -1, [1, 2], (-2, -1), (0, 1, 2)):
+            graph = verify(trace(partial(layer, axes=axes), {"x": KIND}))
+            (y,) = interpret(graph, {"x": x}, {}, float64=True).outputs.values()
+            at = axes if isinstance(axes, int) else tuple(axes)
+            np.testing.assert_allclose(y, numpy(x, axis=at), rtol=1e-14)
+
+
+def test_reductions_refuse_axes_that_are_not_there() -> None:
+    with pytest.raises(ModelError, match="must be distinct axes of x"):
+        result(lambda x: reduce_sum(x, [1, -2]))
+    with pytest.raises(ModelError, match="must be distinct axes of x"):
+        result(lambda x: reduce_sum(x, 3))
+    with pytest.raises(ModelError, match="axes must be a whole number of at least -3"):
+        result(lambda x: reduce_sum(x, -4))
