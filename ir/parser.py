@@ -53,6 +53,14 @@ from convc.ir.types import BATCH, Dim, DType, TensorType
 MAX_DEPTH = 8
 """Deepest nesting of lists in an attribute."""
 
+_SAYS = {
+    "value": "a %value",
+    "int": "an integer",
+    "word": "a name",
+    "arrow": "'->'",
+    "end": "the end of the text",
+}
+
 T = TypeVar("T")
 Scope = dict[str, Value]
 
@@ -86,7 +94,7 @@ class _Parser:
     def take(self, kind: str, text: str | None = None) -> Token:
         token = self.token
         if token.kind != kind or (text is not None and token.text != text):
-            wanted = text or {"value": "a %value", "int": "an integer"}.get(kind, kind)
+            wanted = repr(text) if text else _SAYS[kind]
             raise self.fail(f"expected {wanted}, found {token.text[:40]!r}")
         self.position += 1
         return token
@@ -315,7 +323,7 @@ class _Parser:
 
     def attr(self, depth: int) -> Attr:
         token = self.token
-        if depth > MAX_DEPTH:
+        if self.at("[") and depth >= MAX_DEPTH:
             raise self.fail(f"lists may be nested {MAX_DEPTH} deep at most")
         if self.accept("["):
             return tuple(self.listed("]", lambda: self.attr(depth + 1)))

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from math import isfinite
 
+import networkx as nx
+
 from convc.ir.builder import NAME
 from convc.ir.errors import TypeRuleError, VerifyError
 from convc.ir.graph import STAGES, Arena, Graph, Node, Region, Value
@@ -232,16 +234,16 @@ def _check_overlaps(graph: Graph, arena: Arena) -> None:
                 raise VerifyError(_mark(graph, (f"    %{b.name} ",), reason))
 
 
-def _aliases(graph: Graph) -> dict[str, str]:
-    """The value whose memory each view and each update may use, by name."""
-    kin: dict[str, str] = {}
-    for node in graph.nodes:
-        if node.op in VIEWS:
-            source = node.operands[0].name
-            kin[node.name] = kin.get(source, source)
-    for target, value in graph.updates:
-        kin[value.name] = target.name
-    return kin
+def _aliases(graph: Graph) -> dict[str, int]:
+    """A number for each value; views and updates have that of what they stand for."""
+    kin: nx.Graph[str] = nx.Graph()
+    kin.add_nodes_from(v.name for v in graph.values())
+    kin.add_edges_from(
+        (n.operands[0].name, n.name) for n in graph.nodes if n.op in VIEWS
+    )
+    kin.add_edges_from((target.name, value.name) for target, value in graph.updates)
+    families = enumerate(nx.connected_components(kin))
+    return {name: number for number, family in families for name in family}
 
 
 def _types(types: Iterable[object]) -> str:
