@@ -144,15 +144,21 @@ def load_checkpoint(
 
 
 def save_weights(
-    path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]]
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, NDArray[Any]],
+    network: str = "",
 ) -> Path:
     """Write named tensors to a safetensors file, whole or not at all; its path.
 
-    The file's metadata holds a sha256 of the content. Raises CheckpointError.
+    The file's metadata holds a sha256 of the content and, where it is given, which
+    ``network`` they belong to. Raises CheckpointError.
     """
     path = Path(path)
     arrays = _contiguous(str(path), tensors)
-    data = _serialized(str(path), arrays, {"sha256": _content_hash(arrays)})
+    metadata = {"sha256": _content_hash(arrays)}
+    if network:
+        metadata["network"] = network
+    data = _serialized(str(path), arrays, metadata)
     try:
         write_atomically(path, data)
     except OSError as error:
@@ -171,10 +177,7 @@ def load_weights(
     of every shape or dtype that differs.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    data = _read(path)
     tensors = _deserialized(path, data)
     stored = _metadata(data).get("sha256")
     found = _content_hash(tensors)
@@ -185,6 +188,25 @@ def load_weights(
         )
     _require(path, tensors, expected)
     return tensors
+
+
+def weights_network(path: str | os.PathLike[str]) -> str:
+    """The network that a weight file says it belongs to, "" if it does not say.
+
+    Raises CheckpointError if the file cannot be read or is no weight file.
+    """
+    path = Path(path)
+    data = _read(path)
+    _deserialized(path, data)
+    return _metadata(data).get("network", "")
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a file, or a CheckpointError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:
