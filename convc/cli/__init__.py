@@ -1,0 +1,21 @@
+"""The command line: ``convc train | evaluate | predict | summary | show | compile``.
+
+Importing this reads click alone; each command imports what it needs when it runs.
+Exit codes: 0, 1 for what went wrong, 2 for a command that cannot be meant, 130 after
+Ctrl-C.
+"""
+
+from convc.cli.group import CommandGroup
+from convc.cli.look import compile_command, show, summary
+from convc.cli.use import evaluate, predict, train
+
+main = CommandGroup(
+    "convc",
+    help="A graph compiler for convnets: readable models in, readable kernels out.\n\n"
+    "MODEL is file.py:function, or built in: two_conv, four_conv, strided.",
+    epilog="convc COMMAND --help lists a command's options.",
+)
+"""The command ``convc``."""
+
+for command in (train, evaluate, predict, summary, show, compile_command):
+    main.add_command(command)

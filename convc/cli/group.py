@@ -1,0 +1,127 @@
+"""What all commands share: how errors look, and options that several take."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+
+import click
+
+from convc import __version__
+from convc.ir.errors import ConvcError
+
+if TYPE_CHECKING:
+    from convc.model import Model, Network
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+COUNT = click.IntRange(min=1)
+"""A whole number from 1."""
+
+
+class Failure(click.ClickException):
+    """An error that ends the command with one line on stderr and no traceback."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print it as ``error: …``."""
+        click.echo(f"error: {self.format_message()}", file=file or sys.stderr)
+
+
+class Interrupted(Failure):
+    """Ctrl-C, with the exit code that shells expect."""
+
+    exit_code = 130
+
+
+class CommandGroup(click.Group):
+    """A group that lists its commands as they were added and reports ConvcErrors.
+
+    With CONVC_DEBUG=1 an error keeps its traceback.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        click.version_option(__version__, message="%(prog)s %(version)s")(self)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order a person meets them."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what goes wrong becomes a line and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            raise Interrupted(str(interrupt) or "interrupted") from None
+        except ConvcError as error:
+            if os.environ.get("CONVC_DEBUG", "0") not in {"", "0"}:
+                raise
+            raise Failure(str(error)) from error
+
+
+def options(
+    *choices: Callable[[Function], Function],
+) -> Callable[[Function], Function]:
+    """Several click options as one decorator, in their order."""
+
+    def decorate(function: Function) -> Function:
+        for option in reversed(choices):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+model_argument = click.argument("model")
+
+compile_options = options(
+    click.option("--backend", default="numpy", show_default=True, help="What runs it."),
+    click.option(
+        "--batch",
+        type=COUNT,
+        default=128,
+        show_default=True,
+        help="Images at a time.",
+    ),
+    click.option("--threads", type=COUNT, help="Threads to use. [default: every core]"),
+)
+"""--backend, --batch and --threads."""
+
+input_option = click.option(
+    "--input",
+    "input_type",
+    metavar="TYPE",
+    default="f32[N,28,28,1]",
+    show_default=True,
+    help="The type of the image.",
+)
+
+data_option = click.option(
+    "--data",
+    metavar="DIR",
+    type=click.Path(),
+    help="The folder of the MNIST files. [default: CONVC_DATA, cache, download]",
+)
+
+
+def load_model(spec: str, input_type: str = "f32[N,28,28,1]") -> Model:
+    """The model that MODEL names on the command line; ModelError if there is none."""
+    from convc.model import Model
+    from convc.networks import load_network
+
+    network, name = load_network(spec)
+    model = Model(cast("Network", network), name=name, image=input_type)
+    _ = model.graph  # a mistake in the network is reported before anything is done
+    return model
+
+
+def print_table(renderable: Any) -> None:
+    """Draw a table on a terminal; anywhere else it is plain text of any width."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        Console().print(renderable)
+    else:
+        click.echo(str(renderable))
