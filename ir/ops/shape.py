@@ -81,7 +81,7 @@ class Transpose(Op):
         return (x.with_shape(tuple(x.shape[axis] for axis in perm)),)
 
     def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
-        return np.ascontiguousarray(arrays[0].transpose(ints(attrs["perm"])))
+        return arrays[0].transpose(ints(attrs["perm"])).copy()
 
     def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
         perm = ints(node.attrs["perm"])
