@@ -197,7 +197,7 @@ def test_lists_are_nested_to_a_bound() -> None:
 
 
 def test_kernels_are_not_nested_however_deep_the_text() -> None:
-    text = broken("%1 = kernel k(%x) : f32[] { " * 50_000)
+    text = broken("%1 = kernel k(%x) : f32[] { " * 5_000)
     with pytest.raises(IRSyntaxError, match="cannot stand inside a kernel"):
         parse(text)
 

@@ -182,7 +182,7 @@ def relu(name: str, of: Value, **fields: object) -> Node:
     return replace(node, **fields)  # type: ignore[arg-type]
 
 
-Y = Value("y", X.type)
+Y, P = Value("y", X.type), Value("p", tensor("f32[3]"))
 BUILT = [
     (
         graph_of(relu("1", Y)),
@@ -238,22 +238,15 @@ BUILT = [
     ),
     (
         graph_of(
-            parameters=(Parameter(Value("p", X.type.with_shape((3,))), "zeros"),),
-            updates=((Value("p", X.type.with_shape((3,))), Y),),
+            parameters=(Parameter(P, "zeros"),),
+            updates=((P, Y),),
         ),
         "update of %p is %y: f32[N,3], which nothing defines",
         "update %p = %y",
     ),
     (
         graph_of(
-            parameters=(
-                Parameter(
-                    Value("p", tensor("f32[3]")),
-                    "normal",
-                    {"stddev": np_nan},
-                )
-                for np_nan in [float("nan")]
-            ),
+            parameters=(Parameter(P, "normal", {"stddev": float("nan")}),),
         ),
         "normal: stddev must be finite, is nan",
         "param %p : f32[3] = normal(stddev=nan)",
@@ -270,7 +263,6 @@ BUILT = [
 def test_what_only_a_program_can_build_is_refused_too(
     graph: Graph, reason: str, culprit: str
 ) -> None:
-    graph = replace(graph, parameters=tuple(graph.parameters))
     message, marked = refused(graph)
     assert message == reason
     assert marked.startswith(culprit)
