@@ -43,6 +43,11 @@ def write_folder(folder: Path, files: Mapping[str, str]) -> None:
     They are written beside it first. CompileError if the folder holds anything that
     convc has not written, or if the disk refuses; the folder is as it was then.
     """
+    folder = folder.resolve()
+    if Path.cwd().is_relative_to(folder):
+        raise CompileError(
+            f"{folder}: is the current folder or around it; name another one"
+        )
     hashes = {name: _sha256(text.encode("utf-8")) for name, text in files.items()}
     manifest = json.dumps({"format": FORMAT, "files": hashes}, indent=1) + "\n"
     part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
@@ -87,9 +92,10 @@ def _refuse_foreign(folder: Path) -> None:
     foreign = [
         name
         for name, path in sorted(found.items())
-        if name != MANIFEST and ours.get(name) != _sha256(path.read_bytes())
+        if not (ours and name == MANIFEST)
+        and ours.get(name) != _sha256(path.read_bytes())
     ]
-    if foreign or (found and not ours):
+    if foreign:
         rest = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise CompileError(
             f"{folder}: holds what convc has not written ({', '.join(foreign[:3])}"

@@ -21,6 +21,9 @@ COUNT = click.IntRange(min=1)
 """A whole number from 1."""
 
 
+_WIDE = 200
+
+
 class Failure(click.ClickException):
     """An error that ends the command with one line on stderr and no traceback."""
 
@@ -117,11 +120,11 @@ def load_model(spec: str, input_type: str = "f32[N,28,28,1]") -> Model:
     return model
 
 
-def print_table(renderable: Any) -> None:
-    """Draw a table on a terminal; anywhere else it is plain text of any width."""
+def print_table(table: Any) -> None:
+    """Draw a table on a terminal; anywhere else as text that no width cuts off."""
     from rich.console import Console
 
-    if sys.stdout.isatty():
-        Console().print(renderable)
-    else:
-        click.echo(str(renderable))
+    console = Console()
+    if not console.is_terminal:
+        console.width = _WIDE
+    console.print(table)

@@ -109,9 +109,13 @@ def _square(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def prediction_table(names: Sequence[str], answer: Prediction) -> Table:
     """A line per image: its class, how likely that is, and every class in percent."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("image", "class", "probability")
+    table = Table(
+        "image", "class", "probability", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     table.columns[1].justify = table.columns[2].justify = "right"
     table.columns[0].overflow = "fold"
     for label in range(answer.probabilities.shape[1]):
@@ -120,5 +124,5 @@ def prediction_table(names: Sequence[str], answer: Prediction) -> Table:
         names, answer.classes, answer.probabilities, strict=True
     ):
         cells: list[Any] = [f"{100 * p:.0f}" for p in row]
-        table.add_row(name, str(label), f"{100 * row[label]:.2f} %", *cells)
+        table.add_row(Text(name), str(label), f"{100 * row[label]:.2f} %", *cells)
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,11 @@ STEPS = ("training", "evaluation", "inference")
 @input_option
 def summary(model: str, input_type: str) -> None:
     """Print a model's layers, shapes, parameters and work."""
-    print_table(load_model(model, input_type).summary())
+    table = load_model(model, input_type).summary()
+    if sys.stdout.isatty():
+        print_table(table)
+    else:
+        click.echo(str(table))
 
 
 @click.command()

@@ -15,6 +15,7 @@ from convc.cli.group import (
     load_model,
     model_argument,
     options,
+    print_table,
 )
 
 if TYPE_CHECKING:
@@ -206,9 +207,7 @@ def predict(
         backend=backend,
         threads=threads,
     )
-    from rich.console import Console
-
-    Console().print(prediction_table(names, answer))
+    print_table(prediction_table(names, answer))
 
 
 def _recorded(weights: str, network: str) -> str:

@@ -246,7 +246,9 @@ class _Run:
         np.take(work.train.images, rows, 0, out=images, mode="clip")
         labels = work.program.input("labels", n)
         np.take(work.train.labels, rows, 0, out=labels, mode="clip")
-        outputs = work.program.run(n)
+        # What overflows is reported below, with the step, in place of NumPy's warning.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            outputs = work.program.run(n)
         loss, correct = float(outputs["loss"]), int(outputs["correct"])
         if not math.isfinite(loss):
             where = f"at step {at.step} (epoch {at.epoch + 1}, batch {at.batch + 1})"
