@@ -4,14 +4,15 @@
 2. ``reshape(reshape(x))`` is one reshape.
 3. ``add(x, 0)``, ``subtract(x, 0)``, ``multiply(x, 1)`` and ``divide(x, 1)`` are x.
 4. ``apply_mask(x, dropout_mask {keep=1})`` is x (and its scale is 1).
-5. Two nodes with one op, one list of operands and equal attributes are one node.
-6. A node, parameter state or input nobody reads is dropped (inputs and trainable
-   parameters stay).
+5. Two nodes with one op, one list of operands and equal attributes are one node,
+   which carries the origins of both.
+6. A node or state that nobody reads is dropped; inputs, trainable parameters and
+   what is updated stay.
 """
 
 from dataclasses import replace
 
-from convc.ir.graph import Graph, Node, Value, rename_uses, substitute
+from convc.ir.graph import Graph, Node, Value, merge_locs, rename_uses, substitute
 from convc.ir.ops.base import number
 from convc.passes.manager import Context, Pass
 
@@ -64,22 +65,21 @@ def _identity(node: Node, producers: dict[str, Node]) -> Value | None:
 
 
 def _merge_common(graph: Graph) -> Graph:
-    seen: dict[object, Node] = {}
+    first: dict[str, int] = {}
     table: dict[str, Value] = {}
-    nodes = []
+    nodes: list[Node] = []
     for node in graph.nodes:
-        operands = tuple(table.get(v.name, v) for v in node.operands)
-        current = replace(node, operands=operands)
-        key = (node.op, operands, tuple(sorted(node.attrs.items(), key=lambda i: i[0])))
-        if node.region is None and key in seen:
-            first = seen[key]
-            table.update(
-                (old.name, new)
-                for old, new in zip(node.results, first.results, strict=True)
-            )  # case 5
+        node = substitute(node, table)
+        key = repr(
+            (node.op, node.operands, sorted(node.attrs.items()))
+        )  # -0.0 is not 0
+        if node.region is None and key in first:  # case 5
+            twin = nodes[first[key]]
+            table.update(zip((v.name for v in node.results), twin.results, strict=True))
+            nodes[first[key]] = replace(twin, locs=merge_locs((twin, node)))
             continue
-        seen[key] = current
-        nodes.append(current)
+        first[key] = len(nodes)
+        nodes.append(node)
     return rename_uses(replace(graph, nodes=tuple(nodes)), table)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from convc.backends.base import Backend
 from convc.ir.errors import CompileError, ConvcError
-from convc.ir.graph import STAGES, Graph
+from convc.ir.graph import Graph
 from convc.ir.printer import print_graph
 from convc.ir.verifier import verify
 from convc.passes.check import check_same_meaning
@@ -94,13 +94,9 @@ def _run(item: Pass, stages: list[Stage], context: Context, check: bool) -> Stag
             check_same_meaning(before, after)
     except ConvcError as error:
         raise CompileError(f"pass {item.name} failed after {done}: {error}") from error
+    except Exception as error:
+        error.add_note(f"in pass {item.name}, after {done}")
+        raise
     return Stage(
         item.name, after, seconds, tuple(local.notes), check and item.same_meaning
     )
-
-
-def at_stage(graph: Graph, stage: str) -> Graph:
-    """``graph`` declared to be at ``stage``."""
-    if stage not in STAGES:
-        raise CompileError(f"unknown stage {stage!r}, known: {', '.join(STAGES)}")
-    return replace(graph, stage=stage)
