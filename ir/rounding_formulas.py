@@ -11,9 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from convc.ir.ops.base import Array, ints, number
-from convc.ir.rounding_base import Outcome, Rounded, Site, Sum
-
-_EXP = 9  # roundings granted to exp and log: 4 units in the last place and one spare
+from convc.ir.rounding_base import LIBRARY, Outcome, Rounded, Site, Sum
 
 
 def _log_softmax(site: Site, x: Rounded) -> tuple[Array, Array]:
@@ -29,20 +27,20 @@ def _log_softmax(site: Site, x: Rounded) -> tuple[Array, Array]:
     result = value - peak - log_sum
     worst = x.error.max(axis=-1, keepdims=True)
     spread = peak - value + x.error + worst
-    each = x.error + site.gamma(3) * spread + site.gamma(_EXP)  # 2**(x log2 e) too
+    each = x.error + site.gamma(3) * spread + site.gamma(LIBRARY)  # 2**(x log2 e) too
     up = np.log(np.exp(result + each).sum(axis=-1, keepdims=True))
     down = -np.log(np.exp(result - each).sum(axis=-1, keepdims=True))
     of_sum = np.maximum(up, down) + site.gamma(site.terms)
     of_sum = of_sum + site.terms * site.arithmetic.tiny
     sizes = x.size + np.abs(peak) + worst + log_sum + of_sum
-    local = site.gamma(3) * sizes + site.gamma(_EXP) * (log_sum + of_sum)
+    local = site.gamma(3) * sizes + site.gamma(LIBRARY) * (log_sum + of_sum)
     return result, x.error + of_sum + local
 
 
 def _softmax(site: Site, x: Rounded) -> tuple[Array, Array]:
     """Softmax and its error, by a quotient or by the exponential of log softmax."""
     log, error = _log_softmax(site, x)
-    error = error + site.gamma(_EXP + 2)
+    error = error + site.gamma(LIBRARY + 2)
     value = np.exp(log)
     change = np.where(error < 1, value * np.expm1(error), np.exp(log + error))
     most = np.maximum(value, 1 - value) + site.gamma(site.terms + 4)

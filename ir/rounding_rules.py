@@ -14,6 +14,7 @@ from convc.ir.ops.base import Array, dtype_named, ints, number
 from convc.ir.ops.pool import pool_axes
 from convc.ir.ops.window import crop, pad_input, padded_sizes, taps
 from convc.ir.rounding_base import (
+    LIBRARY,
     Outcome,
     Rounded,
     Site,
@@ -26,10 +27,6 @@ from convc.ir.rounding_formulas import FORMULAS
 from convc.ir.types import DType
 
 Rule = Callable[[Site], Outcome]
-
-LIBRARY = 9
-"""Roundings granted to exp, log, tanh, sigmoid and cos: 4 units in the last place,
-which NumPy's vector loops and CUDA's library keep, are 8 roundings, and one spare."""
 
 
 def bilinear(site: Site) -> Sum:
