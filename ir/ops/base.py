@@ -228,8 +228,3 @@ def dtype_named(name: Attr, op: str) -> DType:
     except ValueError:
         known = ", ".join(d.value for d in DType)
         raise TypeRuleError(f"{op}: unknown dtype {name!r}, known: {known}") from None
-
-
-def float_like(array: Array, other: Array) -> Array:
-    """``array`` as the float dtype of ``other`` (so float64 references stay so)."""
-    return array.astype(np.result_type(other.dtype, np.float32))
