@@ -58,8 +58,9 @@ def flat_groups(node: Node) -> list[list[Value]]:
     """For an optimizer kernel, the values that must lie in one block each: all
     parameters, all gradients, all first moments, …, in one order without gaps.
     """
-    body = node.region.nodes if node.region else ()
-    if not body or any(n.op not in OPTIMIZERS for n in body) or node.region is None:
+    inside = node.region.nodes if node.region else ()
+    body = [n for n in inside if n.op in OPTIMIZERS]
+    if not body or node.region is None:
         return []
     outer = {v.name: o for v, o in zip(node.region.inputs, node.operands, strict=True)}
     slots = [i for i, s in enumerate(OPS[body[0].op].operands) if s in SLOTS]

@@ -14,6 +14,8 @@ from convc.passes.fusion import (
     FUSE_CONV,
     FUSE_CONV_BACKWARD,
     FUSE_DENSE,
+    FUSE_DENSE_BACKWARD,
+    FUSE_LOSS,
     FUSE_OPTIMIZER,
 )
 from convc.passes.inference import EVALUATE_ONLY
@@ -25,7 +27,9 @@ from convc.program import Program
 LOWERING = (
     FUSE_CONV,
     FUSE_CONV_BACKWARD,
+    FUSE_DENSE_BACKWARD,  # before fuse-dense, which takes any product
     FUSE_DENSE,
+    FUSE_LOSS,
     FUSE_OPTIMIZER,
     FORM_KERNELS,  # after all fusions: what is left stands alone
     CHOOSE_LAYOUT,  # on kernels: inputs are copied once, not per op

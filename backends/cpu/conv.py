@@ -35,8 +35,6 @@ class _Plan:
 class ConvForward:
     """conv2d [+ bias_add] [+ max_pool2d [+ argmax]] [+ relu]."""
 
-    requires = "prelude_tiles"
-
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""
         return kernel.find("conv2d") is not None
@@ -91,7 +89,12 @@ class ConvForward:
             raise _refusal(kernel, "windows of the pool overlap")
         tiles = conv_tiles(kernel, conv, pool)
         return _Plan(
-            conv, found["bias_add"], pool, found["max_pool2d_argmax"], found["relu"], tiles
+            conv,
+            found["bias_add"],
+            pool,
+            found["max_pool2d_argmax"],
+            found["relu"],
+            tiles,
         )
 
     def emit(self, w: Writer, kernel: Kernel) -> None:
@@ -106,102 +109,54 @@ class ConvForward:
         w(f"y = {kernel.mem(plan.last)}")
         if plan.argmax:
             w(f"index = {kernel.mem(plan.argmax.result)}")
-        w("tiles = []")
         w(f"for i, m in pieces(*share(n, t), {kernel.integer('images')}):")
         w.depth += 1
-        self._bind_tile(w, kernel, plan)
+        self._emit_tile(w, kernel, plan)
         w.depth -= 1
-        w("")
-        w("def run():")
-        w.depth += 1
-        self._emit_run(w, plan)
-        w.depth -= 1
-        w("", "return (run,)")
 
-    def _bind_tile(self, w: Writer, kernel: Kernel, plan: _Plan) -> None:
+    def _emit_tile(self, w: Writer, kernel: Kernel, plan: _Plan) -> None:
         g, rows = plan.tiles, kernel.integer("rows")
         w(f"windows = {kernel.private('windows', *g.window_dims, 'm')}")
+        w.steps(f"fill_windows({shifts_of('x', g)})")
+        w(f"for first, r in pieces(0, {g.rows}, {rows}):")
+        w.depth += 1
         w(f"z = {kernel.private('z', rows, g.ph, g.k, g.pw, g.cols, 'm')}")
-        if plan.pool:
-            w(f"best = {kernel.private('best', rows, g.k, g.cols, 'm')}")
-        if plan.argmax:
-            w(f"which = {kernel.private('which', rows, g.k, g.cols, 'm')}")
-            w(f"won = {kernel.private('won', rows, g.k, g.cols, 'm')}")
-        emit_shifts(w, g)
-        w("groups = []")
-        w(f"for first in range(0, {g.rows}, {rows}):")
-        w.depth += 1
-        w(f"r = min({rows}, {g.rows} - first)")
-        w("products = [")
-        w.depth += 1
-        w("(a, s, z[row // {0} - first, row % {0}, k])".format(g.ph))
-        head = f"for row in range(first * {g.ph}, (first + r) * {g.ph})"
-        w(head if g.ph > 1 else "for row in range(first, first + r)")
-        w(f"for a, s, k in slabs(w, windows, row * {g.stride_h}, {g.kh})")
+        over = ["w", "windows", "z", f"first * {g.ph}", f"r * {g.ph}"]
+        over += [str(g.stride_h), str(g.kh)]
+        w.call("for a, s, o in products(", over, "):")
+        w.steps("    matmul(a, s, out=o)")
+        self._emit_epilogue(w, kernel, plan)
         w.depth -= 1
-        w("]")
-        w(f"products = [(a, s, o.reshape(-1, {g.width} * m)) for a, s, o in products]")
-        out = "[first : first + r, :, :, i : i + m].transpose(0, 2, 1, 3)"
-        parts = ["products", f"y{out}"]
+
+    def _emit_epilogue(self, w: Writer, kernel: Kernel, plan: _Plan) -> None:
+        g, rows = plan.tiles, kernel.integer("rows")
+        part = "[first : first + r, :, :, i : i + m].transpose(0, 2, 1, 3)"
+        w(f"out = y{part}")
         if plan.pool:
-            positions = f"[z[:r, q, :, e] for q in range({g.ph}) for e in range({g.pw})]"
-            w(f"positions = {positions}")
-            parts += ["positions", "best[:r]"]
+            w(f"taps = [z[:r, q, :, e] for q in range({g.ph}) for e in range({g.pw})]")
+            w(f"best = {kernel.private('best', rows, g.k, g.cols, 'm')}[:r]")
         else:
-            parts += ["z[:r, 0, :, 0]"]
+            w("best = z[:r, 0, :, 0]")
         if plan.argmax:
-            parts += ["which[:r]", "won[:r]", f"index{out}"]
-        w.call("groups.append((", parts, "))")
-        w.depth -= 1
-        w("tiles.append((borders, copies, groups))")
-
-    def _emit_run(self, w: Writer, plan: _Plan) -> None:
-        w("for borders, copies, groups in tiles:")
-        w.depth += 1
-        emit_copies(w)
-        names = ["products", "out"]
-        names += ["positions", "z"] if plan.pool else ["z"]
-        names += ["which", "won", "place"] if plan.argmax else []
-        w(f"for {', '.join(names)} in groups:")
-        w.depth += 1
-        w("for a, s, o in products:")
-        w("    matmul(a, s, out=o)")
-        if plan.argmax:
-            emit_argmax(w, "positions", "z")
-            w("copyto(place, which)")
+            w(f"which = {kernel.private('which', rows, g.k, g.cols, 'm')}[:r]")
+            w(f"won = {kernel.private('won', rows, g.k, g.cols, 'm')}[:r]")
+            w.steps("pool_argmax(taps, best, which, won)")
+            w(f"place = index{part}")
+            w.steps("copyto(place, which)")
         elif plan.pool:
-            w("copyto(z, positions[0])")
-            w("for other in positions[1:]:")
-            w("    maximum(z, other, out=z)")
+            w.steps("pool(taps, best)")
         if plan.bias:
-            w(f"add(z, b, out={'z' if plan.relu else 'out'})")
+            w.steps(f"add(best, b, out={'best' if plan.relu else 'out'})")
         if plan.relu:
-            w("maximum(z, ZERO, out=out)")
+            w.steps("maximum(best, ZERO, out=out)")
         elif not plan.bias:
-            w("copyto(out, z)")
-        w.depth -= 2
+            w.steps("copyto(out, best)")
 
 
-def emit_argmax(w: Writer, positions: str, best: str) -> None:
-    """The maximum of several arrays and, in ``which``, the first that reaches it."""
-    w(f"copyto({best}, {positions}[0])", "which.fill(0)")
-    w(f"for k, other in enumerate({positions}[1:], 1):")
-    w(f"    greater(other, {best}, out=won)")
-    w(f"    maximum({best}, other, out={best})")
-    w("    multiply(won.view(np.uint8), np.uint8(k), out=won.view(np.uint8))")
-    w("    maximum(which, won.view(np.uint8), out=which)")
-
-
-def emit_shifts(w: Writer, g: ConvTiles) -> None:
-    """Bind ``copies`` and ``borders`` of the windows array for images i … i+m."""
-    geometry = [str(v) for v in (g.top, g.left, g.stride_w, g.dilation_w)]
-    w.call("copies, borders = shifts(", ["x[..., i : i + m]", "windows", *geometry])
-
-
-def emit_copies(w: Writer) -> None:
-    """Fill the windows array."""
-    w("for border in borders:", "    border.fill(0)")
-    w("for window, source in copies:", "    copyto(window, source)")
+def shifts_of(array: str, g: ConvTiles) -> str:
+    """Source for the pieces that move between images i … i+m and the windows."""
+    geometry = f"{g.top}, {g.left}, {g.stride_w}, {g.dilation_w}"
+    return f"*shifts({array}[..., i : i + m], windows, {geometry})"
 
 
 def _refusal(kernel: Kernel, reason: str) -> CompileError:

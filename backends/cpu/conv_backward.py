@@ -9,7 +9,7 @@ the workers in a fixed order: the same bits in every run.
 from dataclasses import dataclass
 
 from convc.backends.base import Scratch
-from convc.backends.cpu.conv import emit_copies, emit_shifts
+from convc.backends.cpu.conv import shifts_of
 from convc.backends.cpu.conv_tiles import ConvTiles, conv_tiles
 from convc.backends.cpu.kernel import Kernel, Writer
 from convc.ir.errors import CompileError
@@ -42,11 +42,11 @@ class _Plan:
 class ConvBackward:
     """[relu_grad] [max_pool2d_grad] then filter, input and bias gradients."""
 
-    requires = "prelude_tiles"
-
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""
-        return bool(kernel.find("conv2d_filter_grad") or kernel.find("conv2d_input_grad"))
+        return bool(
+            kernel.find("conv2d_filter_grad") or kernel.find("conv2d_input_grad")
+        )
 
     def schedule(self, kernel: Kernel, batch: int) -> Attrs:
         """The default tile."""
@@ -65,11 +65,12 @@ class ConvBackward:
             scratch.append(Scratch("which", DType.U8, pooled))
             scratch.append(Scratch("dz", f32, (g.rows, g.ph, g.k, g.pw, g.cols, m)))
         if plan.bias:
-            scratch.append(Scratch("db", f32, (2, g.k)))
+            scratch += [Scratch("db", f32, (g.k,)), Scratch("tile_db", f32, (g.k,))]
         if plan.dw or plan.dx:
             scratch.append(Scratch("windows", f32, (*g.window_dims, m)))
         if plan.dw:
-            scratch.append(Scratch("dw", f32, (2, g.depth, g.k)))
+            scratch.append(Scratch("dw", f32, (g.depth, g.k)))
+            scratch.append(Scratch("product", f32, (g.depth, g.k)))
         if plan.dx:
             scratch.append(Scratch("columns", f32, (g.depth, g.width * m)))
         return tuple(scratch)
@@ -101,7 +102,6 @@ class ConvBackward:
     def emit(self, w: Writer, kernel: Kernel) -> None:
         """Write the body of the kernel's function."""
         plan = self._plan(kernel)
-        g = plan.tiles
         w(f"dy = {kernel.mem(plan.source)}")
         if plan.relu:
             w(f"y = {kernel.mem(plan.relu.operands[0])}")
@@ -109,139 +109,89 @@ class ConvBackward:
             w(f"index = {kernel.mem(plan.pool.operands[0])}")
         if plan.dw:
             w(f"x = {kernel.mem(plan.dw.operands[0])}")
-            w(f"dw, product = {kernel.private('dw')}")
+            w(f"dw = {kernel.private('dw')}", f"product = {kernel.private('product')}")
         if plan.dx:
+            g = plan.tiles
             w(f"w = {kernel.mem(plan.dx.operands[1], g.depth, g.k)}")
             w(f"dx = {kernel.mem(plan.dx.result)}")
         if plan.bias:
-            w(f"db, tile_db = {kernel.private('db')}")
-        w("tiles = []")
+            w(f"db = {kernel.private('db')}", f"tile_db = {kernel.private('tile_db')}")
+        sums = [n for n, p in (("dw", plan.dw), ("db", plan.bias)) if p]
+        w.steps(*(f"{name}.fill(0)" for name in sums))
         w(f"for i, m in pieces(*share(n, t), {kernel.integer('images')}):")
         w.depth += 1
-        self._bind_tile(w, kernel, plan)
-        w.depth -= 1
-        w("", "def run():")
-        w.depth += 1
-        self._emit_run(w, plan)
+        self._emit_gradient(w, kernel, plan)
+        self._emit_products(w, kernel, plan)
         w.depth -= 1
         self._emit_totals(w, kernel, plan)
 
-    def _bind_tile(self, w: Writer, kernel: Kernel, plan: _Plan) -> None:
+    def _emit_gradient(self, w: Writer, kernel: Kernel, plan: _Plan) -> None:
+        """The gradient dz of the convolution's own result, as a tile."""
         g = plan.tiles
         dims = (g.rows, g.k, g.cols, "m")
         here = "[..., i : i + m].transpose(0, 2, 1, 3)"
         w(f"d = {kernel.private('d', *dims)}")
-        parts = ["d", f"dy{here}"]
         if plan.relu or plan.pool:
             w(f"won = {kernel.private('won', *dims)}")
-            parts += ["won"]
         if plan.relu:
-            parts += [f"y{here}"]
-        if plan.pool:
-            w(f"which = {kernel.private('which', *dims)}")
-            w(f"dz = {kernel.private('dz', g.rows, g.ph, g.k, g.pw, g.cols, 'm')}")
-            parts += ["which", f"index{here}"]
-            positions = f"[dz[:, q, :, e] for q in range({g.ph}) for e in range({g.pw})]"
-            w(f"positions = {positions}")
-            parts += ["positions"]
+            w.steps(f"greater(y{here}, ZERO, out=won)")
+            w.steps(f"multiply(dy{here}, won, out=d)")
         else:
-            w(f"dz = d.reshape({g.rows}, 1, {g.k}, 1, {g.cols}, m)")
-        w(f"windows = {kernel.private('windows', *g.window_dims, 'm')}")
-        self._bind_products(w, kernel, plan)
-        if plan.dw:
-            emit_shifts(w, g)
-            parts += ["borders", "copies"]
-        if plan.dx:
-            geometry = [str(v) for v in (g.top, g.left, g.stride_w, g.dilation_w)]
-            w.call("folds, _ = shifts(", ["dx[..., i : i + m]", "windows", *geometry])
-            parts += ["columns", "windows", "dx[..., i : i + m]", "folds"]
-        w.call("tiles.append((", [*parts, "products"], "))")
-
-    def _bind_products(self, w: Writer, kernel: Kernel, plan: _Plan) -> None:
-        g = plan.tiles
-        weights = "w" if plan.dx else "dw"
-        if plan.dx:
-            w(f"columns = {kernel.private('columns', g.depth, f'{g.width} * m')}")
-        w("products = []")
-        w(f"for row in range({g.rows * g.ph}):")
-        w.depth += 1
-        w(f"for a, s, k in slabs({weights}, windows, row * {g.stride_h}, {g.kh}):")
-        w.depth += 1
-        w(f"o = dz[row // {g.ph}, row % {g.ph}, k].reshape(-1, {g.width} * m)")
-        sums = ", dw[:, k], product[:, k]" if plan.dw else ""
-        w(f"products.append((a, s, o{sums}))")
-        w.depth -= 2
-
-    def _emit_run(self, w: Writer, plan: _Plan) -> None:
-        if plan.dw:
-            w("dw.fill(0)")
+            w.steps(f"copyto(d, dy{here})")
         if plan.bias:
-            w("db.fill(0)")
-        w("for tile in tiles:")
-        w.depth += 1
-        names = ["d", "dy_tile"]
-        names += ["won"] if plan.relu or plan.pool else []
-        names += ["y_tile"] if plan.relu else []
-        names += ["which", "index_tile", "positions"] if plan.pool else []
-        names += ["borders", "copies"] if plan.dw else []
-        names += ["columns", "windows", "dx_tile", "folds"] if plan.dx else []
-        w.call("(", [*names, "products"], ") = tile")
-        self._emit_gradient(w, plan)
-        sums = ", dw_k, product_k" if plan.dw else ""
+            w.steps("np.add.reduce(d, axis=(0, 2, 3), out=tile_db)")
+            w.steps("add(db, tile_db, out=db)")
+        if not plan.pool:
+            w(f"dz = d.reshape({g.rows}, {g.k}, 1, {g.cols}, m)")
+            return
+        w("# through the pool: each gradient goes to the tap that won")
+        w(f"which = {kernel.private('which', *dims)}")
+        w.steps(f"copyto(which, index{here})")
+        w(f"dz = {kernel.private('dz', g.rows, g.ph, g.k, g.pw, g.cols, 'm')}")
+        w(f"taps = [dz[:, q, :, e] for q in range({g.ph}) for e in range({g.pw})]")
+        w("for number, tap in enumerate(taps):")
+        w.steps("    equal(which, np.uint8(number), out=won)")
+        w.steps("    multiply(d, won, out=tap)")
+
+    def _emit_products(self, w: Writer, kernel: Kernel, plan: _Plan) -> None:
+        g = plan.tiles
+        w(f"windows = {kernel.private('windows', *g.window_dims, 'm')}")
+        over = ["windows", "dz", "0", *map(str, (g.rows * g.ph, g.stride_h, g.kh))]
         if plan.dw:
             w("# filter gradient: the sum over rows of windows @ dz.T")
-            emit_copies(w)
-            w(f"for _, s, o{sums} in products:")
-            w("    matmul(s, o.T, out=product_k)")
-            w("    add(dw_k, product_k, out=dw_k)")
+            w.steps(f"fill_windows({shifts_of('x', g)})")
+            if g.groups == 1:
+                w.call("for _, s, o in products(", ["dw", *over], "):")
+                w.steps(
+                    "    matmul(s, o.T, out=product)", "    add(dw, product, out=dw)"
+                )
+            else:
+                w.call("for a, s, o in products(", ["dw", *over], "):")
+                w(f"    p = product[:, : {g.k // g.groups}]")
+                w.steps("    matmul(s, o.T, out=p)", "    add(a.T, p, out=a.T)")
         if plan.dx:
-            w("# input gradient: windows of w @ dz, folded back onto the input")
-            w("windows.fill(0)")
-            w(f"for a, s, o{', _, _' if plan.dw else ''} in products:")
-            w("    matmul(a.T, o, out=columns)")
-            w("    add(s, columns, out=s)")
-            w("dx_tile.fill(0)")
-            w("for window, target in folds:")
-            w("    add(target, window, out=target)")
-        w.depth -= 1
-
-    def _emit_gradient(self, w: Writer, plan: _Plan) -> None:
-        if plan.relu:
-            w("greater(y_tile, ZERO, out=won)", "multiply(dy_tile, won, out=d)")
-        else:
-            w("copyto(d, dy_tile)")
-        if plan.bias:
-            w("np.add.reduce(d, axis=(0, 2, 3), out=tile_db)")
-            w("add(db, tile_db, out=db)")
-        if plan.pool:
-            w("# through the pool: each gradient to the tap that won")
-            w("copyto(which, index_tile)")
-            w("for k, position in enumerate(positions):")
-            w("    equal(which, np.uint8(k), out=won)")
-            w("    multiply(d, won, out=position)")
+            w("# input gradient: w @ dz for each row, folded back onto the input")
+            w(f"columns = {kernel.private('columns', g.depth, f'{g.width} * m')}")
+            w.steps("windows.fill(0)")
+            w.call("for a, s, o in products(", ["w", *over], "):")
+            w.steps("    matmul(a.T, o, out=columns)", "    add(s, columns, out=s)")
+            w.steps("dx[..., i : i + m].fill(0)", f"fold_windows({shifts_of('dx', g)})")
 
     def _emit_totals(self, w: Writer, kernel: Kernel, plan: _Plan) -> None:
-        sums = [(n, p) for n, p in (("dw", plan.dw), ("db", plan.bias)) if p]
-        if not sums:
-            w("", "return (run,)")
+        g = plan.tiles
+        if not (plan.dw or plan.bias):
             return
-        w("")
-        for name, node in sums:
-            shape = (plan.tiles.depth, plan.tiles.k) if name == "dw" else (plan.tiles.k,)
-            double = (2, *shape)
-            w(f"{name}_rows = slice(*share({shape[0]}, t))")
-            w(f"{name}_out = {kernel.mem(node.result, *shape)}[{name}_rows]")
-            others = (kernel.private_of(name, "u", *double), f"[0][{name}_rows]")
-            w(f"{name}_parts = [")
-            w(f"    {''.join(others)}", "    for u in range(THREADS)", "]")
-        w("", "def total():")
-        w.depth += 1
-        for name, _ in sums:
-            w(f"copyto({name}_out, {name}_parts[0])")
-            w(f"for part in {name}_parts[1:]:")
-            w(f"    add({name}_out, part, out={name}_out)")
-        w.depth -= 1
-        w("", "return run, total")
+        w("yield BARRIER")
+        for name, node, shape in (
+            ("dw", plan.dw, (g.depth, g.k)),
+            ("db", plan.bias, (g.k,)),
+        ):
+            if node is None:
+                continue
+            w(
+                f"parts = [{kernel.private_of(name, 'u', *shape)} for u in range(THREADS)]"
+            )
+            w.steps(f"add_parts(t, {kernel.mem(node.result, *shape)}, parts)")
 
 
 def _refusal(kernel: Kernel, reason: str) -> CompileError:

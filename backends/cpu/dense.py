@@ -1,19 +1,20 @@
-"""Emits matrix products, with bias, ReLU and dropout applied to the rows just made."""
+"""Emits matrix products with what follows them, applied to the rows just made."""
 
 from convc.backends.base import Scratch
 from convc.backends.cpu.kernel import Kernel, Writer, scalar
 from convc.ir.errors import CompileError
 from convc.ir.graph import Attrs, Node, Value
-from convc.ir.types import TensorType
+from convc.ir.types import DType, TensorType
 
-EPILOGUE = ("bias_add", "relu", "apply_mask")
-"""Ops that may follow a product in its kernel, in this order."""
+EPILOGUE = {"bias_add": 0, "relu": 0, "apply_mask": 0, "relu_grad": 1}
+"""Ops that may follow a product in its kernel, with the operand that is handed on."""
 
 
 class Dense:
-    """matmul [+ bias_add] [+ relu] [+ apply_mask]; workers share the result's rows."""
-
-    requires = "prelude_share"
+    """Products, each matmul [+ bias_add] [+ relu] [+ apply_mask] [+ relu_grad], and
+    the bias gradient reduce_sum(dy) with a filter gradient matmul(x, dy); workers
+    share the rows of the result.
+    """
 
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""
@@ -21,69 +22,117 @@ class Dense:
 
     def schedule(self, kernel: Kernel, batch: int) -> Attrs:
         """One product per worker."""
-        self._chain(kernel)
-        return {"algorithm": "gemm_rows"}
+        self._chains(kernel)
+        return {"algorithm": "gemm_rows", "batch": batch}
 
     def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
-        """None: the result is the workspace."""
-        return ()
+        """None but the decisions of a relu_grad: the result is the workspace."""
+        gate = kernel.find("relu_grad")
+        if gate is None:
+            return ()
+        rows = -(-gate.result.type.inner[0] // kernel.threads)
+        return (Scratch("won", DType.BOOL, (rows, kernel.integer("batch"))),)
 
-    def _chain(self, kernel: Kernel) -> list[Node]:
-        chain = [n for n in map(kernel.find, ("matmul", *EPILOGUE)) if n]
-        value: Value | None = None
-        for node in chain:
-            if value is not None and node.operands[0] != value:
-                break
-            value = node.result
-        else:
-            batched = len(chain) == 1 or chain[0].result.type.batched
-            if len(chain) == len(kernel.ops) and batched:
-                return chain
+    def _chains(self, kernel: Kernel) -> list[list[Node]]:
+        """Each product with what follows it, in order; checks that nothing else is."""
+        chains = []
+        for product in (n for n in kernel.ops if n.op == "matmul"):
+            chain = [product]
+            for node in kernel.ops:
+                if EPILOGUE.get(node.op, -1) >= 0 and product.result.type.batched:
+                    if node.operands[EPILOGUE[node.op]] == chain[-1].result:
+                        chain.append(node)
+            chains.append(chain)
+        sums = [n for c in chains if (n := self._bias_gradient(kernel, c[0]))]
+        if sum(map(len, chains)) + len(sums) == len(kernel.ops):
+            return chains
         ops = ", ".join(n.op for n in kernel.ops)
         raise CompileError(
             f"kernel {kernel.node.attrs['name']} at {kernel.where()}: the numpy backend "
-            f"cannot run {ops} as one product; only {', '.join(EPILOGUE)} may follow a "
-            "product with a batch, in this order; split the kernel"
+            f"cannot run {ops} as products; only {', '.join(EPILOGUE)} may follow a "
+            "product with a batch; split the kernel"
         )
+
+    def _bias_gradient(self, kernel: Kernel, product: Node) -> Node | None:
+        """The reduce_sum of a filter gradient's dy, if the kernel has it."""
+        node, attrs = kernel.find("reduce_sum"), product.attrs
+        if node is None or not attrs["transpose_a"] or attrs["transpose_b"]:
+            return None
+        shared = node.operands[0] == product.operands[1]
+        return node if shared and node.attrs["axes"] == (0,) else None
 
     def emit(self, w: Writer, kernel: Kernel) -> None:
         """Write the body of the kernel's function."""
-        chain = self._chain(kernel)
-        product, by_op = chain[0], {n.op: n for n in chain}
+        for chain in self._chains(kernel):
+            self._emit_chain(w, kernel, chain)
+
+    def _emit_chain(self, w: Writer, kernel: Kernel, chain: list[Node]) -> None:
+        product = chain[0]
         a, b = product.operands
         left = self._logical(kernel, a, bool(product.attrs["transpose_a"]))
         right = self._logical(kernel, b, bool(product.attrs["transpose_b"]))
         result = product.result.type
         rows = result.shape[1] if result.batched else result.shape[0]
         if result.batched:
-            left, right = self._turned(right), self._turned(left)
+            left, right = _turned(right), _turned(left)
         w(f"rows = slice(*share({rows}, t))")
         w(f"a = {left}[rows]", f"b = {right}")
-        w(f"y = {kernel.mem(chain[-1].result)}[rows]")
-        if "bias_add" in by_op:
-            w(f"bias = {kernel.mem(by_op['bias_add'].operands[1])}[rows, None]")
-        if "apply_mask" in by_op:
-            mask = by_op["apply_mask"]
-            w(f"mask = {kernel.mem(mask.operands[1])}[rows]")
-            w(f"scale = {scalar(mask.attrs['scale'], result.dtype)}")
-        w("", "def run():")
-        w.depth += 1
-        w("matmul(a, b, out=y)")
-        if "bias_add" in by_op:
-            w("add(y, bias, out=y)")
-        if "relu" in by_op:
-            w("maximum(y, ZERO, out=y)")
-        if "apply_mask" in by_op:
-            w("multiply(y, scale, out=y)", "multiply(y, mask, out=y)")
-        w.depth -= 1
-        w("", "return (run,)")
+        names = self._bind_results(w, kernel, chain)
+        lines = [f"matmul(a, b, out={names[0]})"]
+        for i, node in enumerate(chain[1:], 1):
+            lines += self._follow(w, kernel, node, names[i - 1], names[i])
+        bias = self._bias_gradient(kernel, product)
+        if bias is not None:
+            dy = kernel.dims(bias.operands[0])
+            w(f"part = slice(*share({dy[0]}, t))")
+            w(f"db = {kernel.mem(bias.result)}[part]")
+            lines.append("np.add.reduce(b.T[part], axis=1, out=db)")
+        w.steps(*lines)
+
+    def _bind_results(self, w: Writer, kernel: Kernel, chain: list[Node]) -> list[str]:
+        """Bind the memory of every result; the array each step of the chain writes:
+        its own, or that of the next value which has memory.
+        """
+        names, current = [], ""
+        for node in reversed(chain):
+            if kernel.outer(node.result) is not None:
+                current = {"matmul": "z", "apply_mask": "masked"}.get(node.op, node.op)
+                current = "y" if node is chain[-1] else current
+                w(f"{current} = {kernel.mem(node.result)}[rows]")
+            names.append(current)
+        return names[::-1]
+
+    def _follow(
+        self, w: Writer, kernel: Kernel, node: Node, source: str, target: str
+    ) -> list[str]:
+        if node.op == "bias_add":
+            w(f"bias = {kernel.mem(node.operands[1])}[rows, None]")
+            return [f"add({source}, bias, out={target})"]
+        if node.op == "relu":
+            return [f"maximum({source}, ZERO, out={target})"]
+        if node.op == "apply_mask":
+            w(f"mask = {kernel.mem(node.operands[1])}[rows]")
+            scale = scalar(node.attrs["scale"], node.result.type.dtype)
+            return [
+                f"multiply({source}, mask, out={target})",
+                f"multiply({target}, {scale}, out={target})",
+            ]
+        w(f"active = {kernel.mem(node.operands[0])}[rows]")
+        w(f"won = {kernel.private('won', 'len(active)', 'n')}")
+        return [
+            "greater(active, ZERO, out=won)",
+            f"multiply({source}, won, out={target})",
+        ]
 
     def _logical(self, kernel: Kernel, value: Value, transpose: bool) -> str:
         source = kernel.mem(value)
-        return source + ".T" if transpose != stored_turned(kernel.type(value)) else source
+        return (
+            source + ".T" if transpose != stored_turned(kernel.type(value)) else source
+        )
 
-    def _turned(self, source: str) -> str:
-        return source.removesuffix(".T") if source.endswith(".T") else source + ".T"
+
+def _turned(source: str) -> str:
+    return source.removesuffix(".T") if source.endswith(".T") else source + ".T"
 
 
 def stored_turned(tensor: TensorType) -> bool:

@@ -76,8 +76,6 @@ TEMPORARY = {"relu_grad": DType.BOOL, "moving_average": None}
 class Elementwise:
     """One elementwise op; workers share the first stored axis or the flat elements."""
 
-    requires = "prelude_share"
-
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""
         return len(kernel.ops) == 1 and kernel.ops[0].op in LINES
@@ -98,7 +96,8 @@ class Elementwise:
         """Write the body of the kernel's function."""
         node = single(kernel)
         stored = [kernel.type(v) for v in (*node.operands, node.result)]
-        if node.op != "copy" and all(t == stored[-1].with_dtype(t.dtype) for t in stored):
+        alike = all(t == stored[-1].with_dtype(t.dtype) for t in stored)
+        if node.op != "copy" and alike and stored[-1].rank:
             self._emit_flat(w, kernel, node)
         else:
             self._emit_broadcast(w, kernel, node)
@@ -110,15 +109,15 @@ class Elementwise:
         for name, value in zip(names, node.operands, strict=True):
             w(f"{name}_all = {kernel.mem(value, size)}")
         w(f"o_all = {kernel.mem(node.result, size)}")
-        temporary = node.op in TEMPORARY
-        if temporary:
+        if node.op in TEMPORARY:
             w(f"s_all = {kernel.private('s')}")
-        w("calls = [")
-        parts = [f"{name}_all[i : i + m]" for name in (*names, "o")]
-        parts += ["s_all[:m]"] if temporary else []
-        w(f"    ({', '.join(parts)},)" if len(parts) == 1 else f"    ({', '.join(parts)})")
-        w(f"    for i, m in pieces(*share({size}, t), {kernel.integer('piece')})", "]")
-        self._emit_run(w, node, [*names, "o"] + ["s"] * temporary)
+        w(f"for i, m in pieces(*share({size}, t), {kernel.integer('piece')}):")
+        w.depth += 1
+        w(*(f"{name} = {name}_all[i : i + m]" for name in (*names, "o")))
+        if node.op in TEMPORARY:
+            w("s = s_all[:m]")
+        w.steps(*LINES[node.op](node))
+        w.depth -= 1
 
     def _emit_broadcast(self, w: Writer, kernel: Kernel, node: Node) -> None:
         """Shapes or layouts differ: cut the first stored axis of the result."""
@@ -126,32 +125,18 @@ class Elementwise:
         dims = kernel.dims(node.result)
         names = "xyz"[: len(node.operands)]
         if not dims or (node.op in TEMPORARY):
-            w("if t:", "    return ()")
+            w("if t:", "    return")
             rows = "..."
         else:
             w(f"rows = slice(*share({dims[0]}, t))")
             rows = "rows"
         for name, value in zip(names, node.operands, strict=True):
-            w(f"{name} = {aligned(kernel, value, out)}")
-            if rows == "rows" and _spans_first(kernel.type(value), out):
-                w(f"{name} = {name}[rows]")
+            spans = rows == "rows" and _spans_first(kernel.type(value), out)
+            w(f"{name} = {aligned(kernel, value, out)}{'[rows]' * spans}")
         w(f"o = {kernel.mem(node.result)}[{rows}]")
         if node.op in TEMPORARY:
             w(f"s = {kernel.private('s', *(dims or [1]))}")
-        w("", "def run():")
-        w.depth += 1
-        w(*LINES[node.op](node))
-        w.depth -= 1
-        w("", "return (run,)")
-
-    def _emit_run(self, w: Writer, node: Node, names: list[str]) -> None:
-        w("", "def run():")
-        w.depth += 1
-        w(f"for {', '.join(names)} in calls:")
-        w.depth += 1
-        w(*LINES[node.op](node))
-        w.depth -= 2
-        w("", "return (run,)")
+        w.steps(*LINES[node.op](node))
 
 
 def aligned(kernel: Kernel, value: Value, out: TensorType) -> str:

@@ -1,19 +1,21 @@
 """Writes the source file of a planned graph."""
 
+import builtins
 import keyword
+import re
+import textwrap
 from collections.abc import Iterator
 
-from convc.backends.cpu.kernel import Kernel, Writer, comment, identifier
-from convc.backends.cpu.prelude import HEAD, PRELUDES, TAIL
+from convc.backends.cpu.kernel import LINE, Kernel, Writer, comment, identifier
+from convc.backends.cpu.prelude import HELPERS, SHARE, TAIL, helpers_for, memory_for
 from convc.backends.cpu.table import emitter_for
-from convc.ir.graph import Arena, Graph, Node
-from convc.ir.types import TensorType
+from convc.ir.graph import Arena, Buffer, Graph, Loc, Value
 
 RESERVED = frozenset(
-    "math time np Memory Program KERNELS ARRAYS share pieces span shifts slabs taps philox "
+    "math time np Memory Program KERNELS ARRAYS BARRIER call share pieces "
     "add copyto equal greater matmul maximum multiply subtract ZERO BATCH THREADS "
-    "ARENA_BYTES ThreadPoolExecutor zip_longest".split()
-)
+    "ARENA_BYTES ThreadPoolExecutor partialmethod Barrier".split()
+).union(HELPERS, dir(builtins))
 
 
 def emit_program(graph: Graph, arena: Arena) -> str:
@@ -26,15 +28,17 @@ def emit_program(graph: Graph, arena: Arena) -> str:
             scratches = emitter_for(bare).scratch(bare)
             kernels.append(Kernel(node, arena.threads, buffers, scratches))
     names = _names(kernels)
+    body = Writer()
+    for kernel, name in zip(kernels, names, strict=True):
+        _emit_kernel(body, kernel, name)
+    source = "\n".join(body.lines)
     w = Writer()
     _emit_header(w, graph, arena)
-    w.block(HEAD)
-    used = [p for k in kernels for p in PRELUDES[emitter_for(k).requires]]
-    for text in dict.fromkeys(used):
+    for text in (memory_for(source), SHARE, *helpers_for(source)):
         w("", "")
         w.block(text)
-    for kernel, name in zip(kernels, names, strict=True):
-        _emit_kernel(w, kernel, name)
+    w("", "")
+    w.block(source)
     _emit_tables(w, graph, names, buffers)
     w("", "")
     w.block(TAIL)
@@ -43,60 +47,68 @@ def emit_program(graph: Graph, arena: Arena) -> str:
 
 def _emit_header(w: Writer, graph: Graph, arena: Arena) -> None:
     w(f'"""{comment(graph.name)}: emitted by convc for NumPy, needs nothing else.', "")
-    w("Each kernel function binds its views once and returns what a step runs. Arrays")
-    w("that have a batch keep it innermost: an image [h, w, c] is stored [h, w, c, n].")
+    w("A kernel function yields the calls that a step makes, with all views made in")
+    w("advance: `call(add, x, y, out=z)` is add(x, y, out=z), run later by worker t.")
+    w(
+        "Arrays that have a batch keep it innermost: n images [h, w, c] are [h, w, c, n]."
+    )
     w('"""', "")
     w("import math", "import time")
     w("from concurrent.futures import ThreadPoolExecutor")
-    w("from itertools import zip_longest", "")
+    w("from functools import partial as call")
+    w("from functools import partialmethod")
+    w("from threading import Barrier", "")
     w("import numpy as np")
-    names = "add copyto equal greater matmul maximum multiply subtract".split()
-    w.call("from numpy import ", [n for n in names], "")
+    w(
+        "from numpy import add, copyto, equal, greater, matmul, maximum, multiply, subtract"
+    )
     w("")
     w(f"BATCH = {arena.batch}  # the most images one step takes")
     w(f"THREADS = {arena.threads}")
     w(f"ARENA_BYTES = {arena.size}")
-    w("ZERO = np.float32(0)", "", "")
+    w("ZERO = np.float32(0)")
+    w("BARRIER = None  # yielded where all workers wait for each other")
 
 
 def _emit_kernel(w: Writer, kernel: Kernel, name: str) -> None:
     w("", "", f"def {name}(mem, n, t):")
     w.depth += 1
-    ops = " + ".join(n.op for n in kernel.ops)
-    w.call('"""', [comment(ops)], "") if len(ops) < 78 else _wrap(w, '"""', ops)
-    w("")
-    for line in _signature(kernel):
-        w(comment(line))
-    w('"""')
-    emitter_for(kernel).emit(w, kernel)
+    ops = " + ".join(dict.fromkeys(n.op for n in kernel.ops))
+    places = f"  ({_places(kernel.node.locs)})" if kernel.node.locs else ""
+    text = comment(ops + places)
+    if len(text) + 10 <= LINE:
+        w(f'"""{text}"""')
+    else:
+        w(*textwrap.wrap(f'"""{text}', LINE - 12), '"""')
+    body = Writer()
+    body.depth = 1
+    emitter_for(kernel).emit(body, kernel)
+    named = {b.offset: v.name for v, b in _places_in_memory(kernel)}
+    w.lines += [_annotated(line, named) for line in body.lines]
     w.depth -= 1
 
 
-def _wrap(w: Writer, head: str, text: str) -> None:
-    words, line = text.split(" "), head
-    for word in words:
-        if len(line) + len(word) > 80:
-            w(line.rstrip())
-            line = ""
-        line += comment(word) + " "
-    w(line.rstrip())
+def _places(locs: tuple[Loc, ...]) -> str:
+    """``model.py:4 conv1, 5 pool1``: a file is named once."""
+    parts, file = [], None
+    for loc in locs:
+        line = f"{loc.line} {loc.layer}".strip()
+        parts.append(line if loc.file == file else f"{loc.file}:{line}")
+        file = loc.file
+    return ", ".join(parts)
 
 
-def _signature(kernel: Kernel) -> Iterator[str]:
-    for loc in kernel.node.locs:
-        yield f"at {loc}"
-    inputs, line = [_named(v.name, v.type) for v in kernel.node.operands], ""
-    outputs = [_named(v.name, v.type) for v in kernel.node.results]
-    for item in [*(f"in  {i}" for i in inputs[:8]), *(f"out {o}" for o in outputs[:8])]:
-        yield item[:80]
-    hidden = max(0, len(inputs) - 8) + max(0, len(outputs) - 8)
-    if hidden:
-        line = f"and {hidden} more"
-        yield line
+def _places_in_memory(kernel: Kernel) -> Iterator[tuple[Value, Buffer]]:
+    for value in (*kernel.node.results, *kernel.node.operands):
+        yield value, kernel.buffers[value.name]
 
 
-def _named(name: str, tensor: TensorType) -> str:
-    return f"{name}: {tensor.plain}"
+def _annotated(line: str, named: dict[int, str]) -> str:
+    """A line that binds a whole value, with the value's name as a comment."""
+    found = re.match(r"\s*\w+ = mem\.\w+\((\d+)[,)]", line)
+    name = named.get(int(found.group(1))) if found else None
+    longer = f"{line}  # {comment(name)}" if name else line
+    return longer if len(longer) <= LINE else line
 
 
 def _names(kernels: list[Kernel]) -> list[str]:
@@ -114,7 +126,7 @@ def _names(kernels: list[Kernel]) -> list[str]:
 
 
 def _emit_tables(
-    w: Writer, graph: Graph, names: list[str], buffers: dict[str, "object"]
+    w: Writer, graph: Graph, names: list[str], buffers: dict[str, Buffer]
 ) -> None:
     w("", "", "KERNELS = [")
     w(*(f"    {name}," for name in names), "]", "")
@@ -125,10 +137,8 @@ def _emit_tables(
     entries += list(graph.outputs)
     for key, value in entries:
         shape = tuple(None if isinstance(d, str) else d for d in value.type.shape)
-        offset = buffers[value.name].offset  # type: ignore[attr-defined]
+        offset = buffers[value.name].offset
         dtype = value.type.dtype.numpy.name
         row = f"    {key!r}: ({dtype!r}, {offset}, {value.type.order}, {shape}),"
         w(row.replace("'", '"'))
     w("}")
-
-

@@ -39,19 +39,47 @@ class Writer:
             for line in text.strip("\n").split("\n"):
                 self(line.rstrip()) if line.strip() else self("")
 
+    def steps(self, *calls: str) -> None:
+        """Append calls ``f(x, out=y)`` as parts of a step: ``yield call(f, x, out=y)``.
+
+        Lines that open a loop or are comments are taken as they are.
+        """
+        for line in calls:
+            text = line.lstrip()
+            indent = line[: len(line) - len(text)]
+            if text.startswith(("for ", "#")):
+                self(line)
+                continue
+            function, _, arguments = text.partition("(")
+            parts = split_arguments(arguments.removesuffix(")"))
+            self.call(f"{indent}yield call(", [function, *parts])
+
     def call(self, head: str, arguments: list[str], tail: str = ")") -> None:
         """``head`` followed by arguments, one a line where a line is too short."""
         flat = head + ", ".join(arguments) + tail
         if len(flat) + 4 * self.depth <= LINE:
             self(flat)
             return
+        indent = " " * (len(head) - len(head.lstrip()))
+        inside = f"{indent}    {', '.join(arguments)}"
         self(head)
-        inside = ", ".join(arguments)
-        if len(inside) + 4 * self.depth + 4 <= LINE:
-            self("    " + inside)
+        if len(inside) + 4 * self.depth <= LINE:
+            self(inside)
         else:
-            self(*(f"    {argument}," for argument in arguments))
-        self(tail)
+            self(*(f"{indent}    {argument}," for argument in arguments))
+        self(indent + tail)
+
+
+def split_arguments(text: str) -> list[str]:
+    """The arguments in ``text``, cut at commas outside brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
 
 
 def comment(text: str) -> str:
@@ -86,8 +114,9 @@ class Kernel:
 
     @property
     def ops(self) -> tuple[Node, ...]:
-        """The nodes of the body."""
-        return self.region.nodes
+        """The nodes of the body that compute something (constants are written out)."""
+        ops = tuple(n for n in self.region.nodes if n.op != "constant")
+        return ops or self.region.nodes
 
     @property
     def schedule(self) -> Attrs:
@@ -108,9 +137,18 @@ class Kernel:
                 return outside
         return None
 
+    def constant(self, value: Value) -> Node | None:
+        """The constant of the body that is ``value``, None if it is something else."""
+        if self.outer(value) is not None:
+            return None
+        nodes = (n for n in self.region.nodes if n.op == "constant")
+        return next((n for n in nodes if n.result == value), None)
+
     def type(self, value: Value) -> TensorType:
-        """The stored type of a body's value that has memory."""
+        """The stored type of a body's value that has memory or is a constant."""
         outer = self.outer(value)
+        if self.constant(value):
+            return value.type
         if outer is None:
             raise CompileError(f"{value} of kernel {self.node.name} has no memory")
         return outer.type
@@ -118,12 +156,18 @@ class Kernel:
     def dims(self, value: Value) -> list[str]:
         """The storage shape as source: numbers, and ``n`` for the batch."""
         t = self.type(value)
-        return [str("n" if isinstance(t.shape[a], str) else t.shape[a]) for a in t.order]
+        return [
+            str("n" if isinstance(t.shape[a], str) else t.shape[a]) for a in t.order
+        ]
 
     def mem(self, value: Value, *dims: object) -> str:
         """Source for a view of a value, in storage order or reshaped to ``dims``."""
+        constant = self.constant(value)
+        if constant is not None:
+            return scalar(constant.attrs["value"], value.type.dtype)
         outer = self.outer(value)
-        assert outer is not None
+        if outer is None:
+            raise CompileError(f"{value} of kernel {self.node.name} has no memory")
         shape = [str(d) for d in dims] or self.dims(value)
         offset = self.buffers[outer.name].offset
         return f"mem.{METHODS[outer.type.dtype]}({', '.join([str(offset), *shape])})"
@@ -170,5 +214,6 @@ def single(kernel: Kernel) -> Node:
 
 
 def scalar(value: Attr, dtype: DType) -> str:
-    """Source for a premade NumPy scalar."""
-    return f"np.{dtype.numpy.name}({value!r})"
+    """Source for a NumPy scalar."""
+    number = value if dtype.is_float else int(value)  # type: ignore[arg-type]
+    return f"np.{dtype.numpy.name}({number!r})"

@@ -11,8 +11,6 @@ OPS = ("transpose", "concat", "slice", "pad", "constant")
 class Movement:
     """transpose, concat, slice, pad: strided copies; constant: written once."""
 
-    requires = "prelude_share"
-
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""
         return len(kernel.ops) == 1 and kernel.ops[0].op in OPS
@@ -28,12 +26,12 @@ class Movement:
     def emit(self, w: Writer, kernel: Kernel) -> None:
         """Write the body of the kernel's function."""
         node = single(kernel)
-        w("if t:", "    return ()")
+        w("if t:", "    return")
         w(f"y = {kernel.mem(node.result)}")
         getattr(self, f"_{node.op}")(w, kernel, node)
 
     def _constant(self, w: Writer, kernel: Kernel, node: Node) -> None:
-        w(f"y.fill({node.attrs['value']!r})", "return ()")
+        w.steps(f"y.fill({node.attrs['value']!r})")
 
     def _transpose(self, w: Writer, kernel: Kernel, node: Node) -> None:
         source, target = kernel.type(node.operands[0]), kernel.type(node.result)
@@ -55,22 +53,20 @@ class Movement:
         for axis in stored.order:
             size = stored.shape[axis]
             before = pads[2 * axis]
-            where.append(":" if isinstance(size, str) else f"{before} : {before + size}")
+            where.append(
+                ":" if isinstance(size, str) else f"{before} : {before + size}"
+            )
         w(f"x = {kernel.mem(node.operands[0])}", f"inside = y[{', '.join(where)}]")
-        w("", "def run():", "    y.fill(0)", "    copyto(inside, x)", "")
-        w("return (run,)")
+        w.steps("y.fill(0)", "copyto(inside, x)")
 
     def _concat(self, w: Writer, kernel: Kernel, node: Node) -> None:
         axis, start = ints(node.attrs["axis"])[0], 0
         at = kernel.type(node.result).order.index(axis)
-        w("parts = [")
         for operand in node.operands:
             stop = start + operand.type.bind(1)[axis]
             where = ", ".join([":"] * at + [f"{start} : {stop}"])
-            w(f"    (y[{where}], {kernel.mem(operand)}),")
+            w.steps(f"copyto(y[{where}], {kernel.mem(operand)})")
             start = stop
-        w("]", "", "def run():", "    for part, x in parts:", "        copyto(part, x)")
-        w("", "return (run,)")
 
     def _copy(self, w: Writer) -> None:
-        w("", "def run():", "    copyto(y, x)", "", "return (run,)")
+        w.steps("copyto(y, x)")

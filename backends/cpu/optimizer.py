@@ -17,13 +17,16 @@ PIECE = 64 * 1024
 
 
 class Optimizer:
-    """Any number of updates of one kind with the same attributes."""
-
-    requires = "prelude_share"
+    """Any number of updates of one kind with the same attributes, and the step counter's
+    ``add``, which waits until all workers have read the counter.
+    """
 
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""
-        return bool(kernel.ops) and all(n.op in OPTIMIZERS for n in kernel.ops)
+        return kernel.ops[0].op in OPTIMIZERS
+
+    def _counter(self, kernel: Kernel) -> Node | None:
+        return kernel.find("add")
 
     def schedule(self, kernel: Kernel, batch: int) -> Attrs:
         """Pieces of the flat buffer."""
@@ -33,12 +36,15 @@ class Optimizer:
         """One piece for intermediate results, two where the gradient is changed."""
         self._check(kernel)
         dtype = kernel.ops[0].operands[0].type.dtype
-        return (Scratch("u", dtype, (2, kernel.integer("piece"))),)
+        piece = Scratch("u", dtype, (2, kernel.integer("piece")))
+        if kernel.ops[0].op != "adam":
+            return (piece,)
+        return (piece, Scratch("scalars", dtype, (2, 1)))
 
     def _check(self, kernel: Kernel) -> None:
-        first = kernel.ops[0]
+        first, counter = kernel.ops[0], self._counter(kernel)
         for node in kernel.ops[1:]:
-            if (node.op, node.attrs) != (first.op, first.attrs):
+            if node is not counter and (node.op, node.attrs) != (first.op, first.attrs):
                 raise CompileError(
                     f"kernel {kernel.node.attrs['name']}: {node.op} and {first.op} with "
                     "other attributes cannot be one flat update; split the kernel"
@@ -46,80 +52,105 @@ class Optimizer:
         if first.operands[0].type.dtype is not DType.F32:
             raise CompileError("the numpy backend updates f32 parameters only")
 
+    def _check_in_place(self, kernel: Kernel) -> None:
+        """CompileError unless every result takes the memory of what it updates."""
+        for node in kernel.ops:
+            names = [s for s in OPS[node.op].operands if s in SLOTS] or ["x"]
+            states = [v for s, v in zip(names, node.operands, strict=False) if s != "g"]
+            for state, value in zip(states, node.results, strict=True):
+                old, new = kernel.outer(state), kernel.outer(value)
+                places = [v and kernel.buffers[v.name].offset for v in (old, new)]
+                if places[0] is None or places[0] != places[1]:
+                    raise CompileError(
+                        f"kernel {kernel.node.attrs['name']} at {kernel.where()}: "
+                        f"{node.op} works in place on {old}: {state.type}, so its result "
+                        "must be that parameter's update and no output; update the "
+                        "parameter, and show a copy of it"
+                    )
+
     def emit(self, w: Writer, kernel: Kernel) -> None:
         """Write the body of the kernel's function."""
         self._check(kernel)
+        self._check_in_place(kernel)
         first = kernel.ops[0]
         slots = [s for s in OPS[first.op].operands if s in SLOTS]
-        size = sum(n.operands[0].type.elements(1) for n in kernel.ops)
+        updates = [n for n in kernel.ops if n.op in OPTIMIZERS]
+        size = sum(n.operands[0].type.elements(1) for n in updates)
         for i, slot in enumerate(slots):
             w(f"{slot}_all = {kernel.mem(first.operands[i], size)}")
-        w(f"u_all, d_all = {kernel.private('u')}")
-        w(f"lr_now = {kernel.mem(first.operands[len(slots)])}")
+        w(f"rate = {kernel.mem(first.operands[len(slots)])}")
+        changed = number(first.attrs["weight_decay"]) and not first.attrs.get(
+            "decoupled"
+        )
+        w(
+            f"u_all, d_all = {kernel.private('u')}"
+            if changed
+            else f"u_all, _ = {kernel.private('u')}"
+        )
         if first.op == "adam":
-            w(f"step = {kernel.mem(first.operands[-1])}")
-        names = ", ".join(f"{s}_all[i : i + m]" for s in slots)
-        w("calls = [", f"    ({names}, u_all[:m], d_all[:m])")
-        w(f"    for i, m in pieces(*share({size}, t), {kernel.integer('piece')})", "]")
-        w("", "def run():")
+            self._scalars(w, kernel, first)
+        piece = kernel.integer("piece")
+        w(f"for i, size in pieces(*share({size}, t), {piece}):")
         w.depth += 1
-        w("lr = np.float32(lr_now)")
-        getattr(self, f"_{first.op}")(w, first)
+        arrays = ", ".join(f"{slot}_all" for slot in slots)
+        w(f"{', '.join(slots)} = (a[i : i + size] for a in ({arrays}))")
+        w("u, d = u_all[:size], d_all[:size]" if changed else "u = u_all[:size]")
+        getattr(self, f"_{first.op}")(w, first, self._decay(w, first))
         w.depth -= 1
-        w("", "return (run,)")
+        counter = self._counter(kernel)
+        if counter is not None:
+            count, one = (kernel.mem(v) for v in counter.operands)
+            w("yield BARRIER", "if t == 0:", f"    count = {count}")
+            w.steps(f"    add(count, {one}, out=count)")
 
     def _decay(self, w: Writer, node: Node) -> str:
         """Emit weight decay on the gradient; the name of the gradient to use."""
         decay = number(node.attrs["weight_decay"])
-        if not decay:
+        if not decay or node.attrs.get("decoupled"):
             return "g"
-        w(f"multiply(p, np.float32({decay!r}), out=d)", "add(d, g, out=d)")
+        w.steps(f"multiply(p, np.float32({decay!r}), out=d)", "add(d, g, out=d)")
         return "d"
 
-    def _sgd(self, w: Writer, node: Node) -> None:
-        w("for p, g, u, d in calls:")
-        w.depth += 1
-        gradient = self._decay(w, node)
-        w(f"multiply({gradient}, lr, out=u)", "subtract(p, u, out=p)")
-        w.depth -= 1
+    def _sgd(self, w: Writer, node: Node, g: str) -> None:
+        w.steps(f"multiply({g}, rate, out=u)", "subtract(p, u, out=p)")
 
-    def _momentum(self, w: Writer, node: Node) -> None:
+    def _momentum(self, w: Writer, node: Node, g: str) -> None:
         mu = f"np.float32({node.attrs['momentum']!r})"
-        w("for p, g, v, u, d in calls:")
-        w.depth += 1
-        gradient = self._decay(w, node)
-        w(f"multiply(v, {mu}, out=v)", f"add(v, {gradient}, out=v)")
+        w.steps(f"multiply(v, {mu}, out=v)", f"add(v, {g}, out=v)")
         if node.attrs["nesterov"]:
-            w(f"multiply(v, {mu}, out=u)", f"add(u, {gradient}, out=u)")
-            w("multiply(u, lr, out=u)")
+            w.steps(f"multiply(v, {mu}, out=u)", f"add(u, {g}, out=u)")
+            w.steps("multiply(u, rate, out=u)")
         else:
-            w("multiply(v, lr, out=u)")
-        w("subtract(p, u, out=p)")
-        w.depth -= 1
+            w.steps("multiply(v, rate, out=u)")
+        w.steps("subtract(p, u, out=p)")
 
-    def _adam(self, w: Writer, node: Node) -> None:
-        beta1, beta2, epsilon, decay = (
-            number(node.attrs[k]) for k in ("beta1", "beta2", "epsilon", "weight_decay")
+    def _scalars(self, w: Writer, kernel: Kernel, node: Node) -> None:
+        """What changes from step to step: three numbers, computed once a step."""
+        beta1, beta2, epsilon = (node.attrs[k] for k in ("beta1", "beta2", "epsilon"))
+        w(f"step = {kernel.mem(node.operands[-1])}")
+        w(f"scaled_rate, epsilon = {kernel.private('scalars')}")
+        w.steps(
+            f"adam_scalars(rate, step, {beta1!r}, {beta2!r}, {epsilon!r}, scaled_rate, "
+            "epsilon)"
         )
-        w("# bias corrections folded into two scalars (Kingma and Ba, section 2)")
-        w("k = int(step) + 1")
-        w(f"root = np.sqrt(1 - {beta2!r}**k)")
-        w(f"rate = np.float32(lr * root / (1 - {beta1!r}**k))")
-        w(f"epsilon = np.float32({epsilon!r} * root)")
-        if decay and node.attrs["decoupled"]:
-            w(f"shrink = np.float32(1 - lr * {decay!r})")
-        w("for p, g, m, v, u, d in calls:")
-        w.depth += 1
-        if decay and node.attrs["decoupled"]:
-            w("multiply(p, shrink, out=p)")
-            gradient = "g"
-        else:
-            gradient = self._decay(w, node)
-        w(f"multiply(m, np.float32({beta1!r}), out=m)")
-        w(f"multiply({gradient}, np.float32({1 - beta1!r}), out=u)", "add(m, u, out=m)")
-        w(f"multiply({gradient}, {gradient}, out=u)")
-        w(f"multiply(u, np.float32({1 - beta2!r}), out=u)")
-        w(f"multiply(v, np.float32({beta2!r}), out=v)", "add(v, u, out=v)")
-        w("np.sqrt(v, out=u)", "add(u, epsilon, out=u)", "np.divide(m, u, out=u)")
-        w("multiply(u, rate, out=u)", "subtract(p, u, out=p)")
-        w.depth -= 1
+
+    def _adam(self, w: Writer, node: Node, g: str) -> None:
+        beta1, beta2 = number(node.attrs["beta1"]), number(node.attrs["beta2"])
+        if node.attrs["decoupled"] and number(node.attrs["weight_decay"]):
+            decay = f"np.float32({node.attrs['weight_decay']!r})"
+            w.steps(f"multiply(p, {decay}, out=u)", "multiply(u, rate, out=u)")
+            w.steps("subtract(p, u, out=p)")
+        w.steps(
+            f"multiply(m, np.float32({beta1!r}), out=m)",
+            f"multiply({g}, np.float32({1 - beta1!r}), out=u)",
+            "add(m, u, out=m)",
+            f"multiply({g}, {g}, out=u)",
+            f"multiply(u, np.float32({1 - beta2!r}), out=u)",
+            f"multiply(v, np.float32({beta2!r}), out=v)",
+            "add(v, u, out=v)",
+            "np.sqrt(v, out=u)",
+            "add(u, epsilon, out=u)",
+            "np.divide(m, u, out=u)",
+            "multiply(u, scaled_rate, out=u)",
+            "subtract(p, u, out=p)",
+        )

@@ -19,8 +19,6 @@ OPS = (
 class Pool:
     """max_pool2d, avg_pool2d, their gradients and argmax; workers share the channels."""
 
-    requires = "prelude_taps"
-
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""
         return len(kernel.ops) == 1 and kernel.ops[0].op in OPS
@@ -62,43 +60,41 @@ class Pool:
             source = kernel.private(scratch.name, size)
             w(f"{scratch.name} = {source}[: int(np.prod({shape}))].reshape({shape})")
         spans = [str((a.size, a.out, a.kernel, a.stride, a.before)) for a in axes]
-        w.call("places = list(taps(", spans, "))")
+        w.call("places = list(pool_taps(", spans, "))")
         if node.op.startswith("avg"):
             w(f"counts = {_counts(axes)}")
-        w("", "def run():")
-        w.depth += 1
         getattr(self, f"_{node.op}")(w, node)
-        w.depth -= 1
-        w("", "return (run,)")
 
     def _max_pool2d(self, w: Writer, node: Node) -> None:
-        w("y.fill(-np.inf)")
-        w("for _, inside, window in places:")
-        w("    maximum(y[window], x[inside], out=y[window])")
+        w.steps("y.fill(-np.inf)")
+        w.steps("for _, inside, window in places:")
+        w.steps("    maximum(y[window], x[inside], out=y[window])")
 
     def _max_pool2d_argmax(self, w: Writer, node: Node) -> None:
-        w("best.fill(-np.inf)", "index.fill(0)")
-        w("for k, inside, window in places:")
-        w("    greater(x[inside], best[window], out=won[window])")
-        w("    maximum(best[window], x[inside], out=best[window])")
-        w("    copyto(index[window], np.uint8(k), where=won[window])")
+        w.steps("best.fill(-np.inf)", "index.fill(0)")
+        w.steps("for k, inside, window in places:")
+        w.steps("    greater(x[inside], best[window], out=won[window])")
+        w.steps("    maximum(best[window], x[inside], out=best[window])")
+        w.steps("    copyto(index[window], np.uint8(k), where=won[window])")
 
     def _max_pool2d_grad(self, w: Writer, node: Node) -> None:
-        w("x.fill(0)")
-        w("for k, inside, window in places:")
-        w("    equal(index, np.uint8(k), out=won)", "    multiply(y, won, out=part)")
-        w("    add(x[inside], part[window], out=x[inside])")
+        w.steps("x.fill(0)")
+        w.steps("for k, inside, window in places:")
+        w.steps(
+            "    equal(index, np.uint8(k), out=won)", "    multiply(y, won, out=part)"
+        )
+        w.steps("    add(x[inside], part[window], out=x[inside])")
 
     def _avg_pool2d(self, w: Writer, node: Node) -> None:
-        w("y.fill(0)")
-        w("for _, inside, window in places:")
-        w("    add(y[window], x[inside], out=y[window])")
-        w("np.divide(y, counts, out=y)")
+        w.steps("y.fill(0)")
+        w.steps("for _, inside, window in places:")
+        w.steps("    add(y[window], x[inside], out=y[window])")
+        w.steps("np.divide(y, counts, out=y)")
 
     def _avg_pool2d_grad(self, w: Writer, node: Node) -> None:
-        w("np.divide(y, counts, out=part)", "x.fill(0)")
-        w("for _, inside, window in places:")
-        w("    add(x[inside], part[window], out=x[inside])")
+        w.steps("np.divide(y, counts, out=part)", "x.fill(0)")
+        w.steps("for _, inside, window in places:")
+        w.steps("    add(x[inside], part[window], out=x[inside])")
 
 
 def _counts(axes: tuple[Axis, ...]) -> str:
@@ -114,5 +110,3 @@ def _counts(axes: tuple[Axis, ...]) -> str:
         return f"np.float32({counts[0][0] * counts[1][0]})"
     rows, cols = (f"np.array({c}, np.float32)" for c in counts)
     return f"np.multiply.outer({rows}, {cols})[..., None, None]"
-
-

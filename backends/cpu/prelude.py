@@ -1,6 +1,20 @@
 """The few helpers an emitted file carries, each only where a kernel needs it."""
 
-HEAD = '''
+import re
+
+KINDS = {
+    "f32": "np.float32",
+    "f64": "np.float64",
+    "i64": "np.int64",
+    "i32": "np.int32",
+    "u8": "np.uint8",
+    "bool": "np.bool_",
+}
+"""Methods of the emitted Memory class and the dtypes they give."""
+
+METHOD = "    {0} = partialmethod(view, {1})"
+
+MEMORY = '''
 class Memory:
     """The arena: one block of bytes, of which every array is a view."""
 
@@ -10,30 +24,15 @@ class Memory:
         self.bytes = block[start : start + ARENA_BYTES]
         self.used = 0
 
-    def view(self, dtype, offset, shape):
+    def view(self, dtype, offset, *shape):
         size = math.prod(shape) * np.dtype(dtype).itemsize
         self.used = max(self.used, offset + size)
         return self.bytes[offset : offset + size].view(dtype).reshape(shape)
 
-    def f32(self, offset, *shape):
-        return self.view(np.float32, offset, shape)
+METHODS
+'''
 
-    def f64(self, offset, *shape):
-        return self.view(np.float64, offset, shape)
-
-    def i64(self, offset, *shape):
-        return self.view(np.int64, offset, shape)
-
-    def i32(self, offset, *shape):
-        return self.view(np.int32, offset, shape)
-
-    def u8(self, offset, *shape):
-        return self.view(np.uint8, offset, shape)
-
-    def bool(self, offset, *shape):
-        return self.view(np.bool_, offset, shape)
-
-
+SHARE = '''
 def share(count, t):
     """Worker t's part of count items: from, to."""
     return count * t // THREADS, count * (t + 1) // THREADS
@@ -51,7 +50,7 @@ def span(start, step, count, size):
     return first, max(first, min(count, (size - 1 - start) // step + 1))
 '''
 
-TILES = '''
+SHIFTS = '''
 def shifts(x, windows, top, left, stride, dilation):
     """How the windows array is filled from x: (window, source) pairs, zero borders.
 
@@ -76,23 +75,86 @@ def shifts(x, windows, top, left, stride, dilation):
                 if j1 > j0:
                     at = start + j0 * step
                     source = rows[:, at : at + step * (j1 - j0) : step]
-                    copies.append((inside[..., j0:j1, :], source.transpose(2, 0, 3, 1, 4)))
+                    source = source.transpose(2, 0, 3, 1, 4)
+                    copies.append((inside[..., j0:j1, :], source))
     return [pair for pair in copies if pair[0].size], [b for b in borders if b.size]
+'''
 
+PRODUCTS = '''
+def products(weights, windows, z, first, rows, stride, kh):
+    """For each output row and group: weights, im2col matrix, result, all as matrices.
 
-def slabs(weights, windows, row, kh):
-    """For each group: its weights, the im2col matrix at a padded row, its filters."""
+    The matrix of a row is a view: kh consecutive rows of the windows array. z holds
+    the output rows from first on, as [..., filter, part, j, m].
+    """
     groups, phases = windows.shape[:2]
+    z = z.reshape(-1, weights.shape[1], math.prod(z.shape[-3:]))
     filters = weights.shape[1] // groups
-    for group in range(groups):
-        first = row // phases
-        slab = windows[group, row % phases, first : first + kh]
-        k = slice(group * filters, (group + 1) * filters)
-        yield weights[:, k].T, slab.reshape(weights.shape[0], -1), k
+    for row in range(rows):
+        at = (first + row) * stride
+        for group in range(groups):
+            k = slice(group * filters, (group + 1) * filters)
+            slab = windows[group, at % phases, at // phases :][:kh]
+            yield weights[:, k].T, slab.reshape(len(weights), -1), z[row, k]
+'''
+
+FILL = '''
+def fill_windows(copies, borders):
+    """Fill the windows array."""
+    for border in borders:
+        border.fill(0)
+    for window, source in copies:
+        copyto(window, source)
+'''
+
+FOLD = '''
+def fold_windows(copies, _):
+    """The adjoint of fill_windows: add each window to where it would be copied from."""
+    for window, target in copies:
+        add(target, window, out=target)
+'''
+
+POOL = '''
+def pool(taps, best):
+    """best = the maximum over the taps of each pool window."""
+    copyto(best, taps[0])
+    for tap in taps[1:]:
+        maximum(best, tap, out=best)
+'''
+
+POOL_ARGMAX = '''
+def pool_argmax(taps, best, which, won):
+    """best = the maximum over the taps, which = the number of the first to reach it."""
+    copyto(best, taps[0])
+    which.fill(0)
+    flags = won.view(np.uint8)
+    for number, tap in enumerate(taps[1:], 1):
+        greater(tap, best, out=won)
+        maximum(best, tap, out=best)
+        multiply(flags, np.uint8(number), out=flags)
+        maximum(which, flags, out=which)
+'''
+
+TOTAL = '''
+def add_parts(t, out, parts):
+    """Add up worker t's rows of all workers' parts, always in the same order."""
+    rows = slice(*share(len(out), t))
+    copyto(out[rows], parts[0][rows])
+    for part in parts[1:]:
+        add(out[rows], part[rows], out=out[rows])
+'''
+
+ADAM_SCALARS = '''
+def adam_scalars(rate, step, beta1, beta2, epsilon, scaled_rate, scaled_epsilon):
+    """Fold the bias corrections into two numbers (Kingma and Ba, 2015, section 2)."""
+    count = int(step) + 1
+    root = math.sqrt(1 - beta2**count)
+    scaled_rate.fill(float(rate) * root / (1 - beta1**count))
+    scaled_epsilon.fill(epsilon * root)
 '''
 
 TAPS = '''
-def taps(rows, cols):
+def pool_taps(rows, cols):
     """Each tap's number, the inputs it reads, and the windows that have it inside.
 
     rows and cols are (input size, windows, kernel, stride, padding before).
@@ -103,7 +165,8 @@ def taps(rows, cols):
         for k in range(kernel):
             o0, o1 = span(k - before, stride, windows, size)
             at = o0 * stride + k - before
-            places[-1].append((slice(at, at + stride * (o1 - o0), stride), slice(o0, o1)))
+            inside = slice(at, at + stride * (o1 - o0), stride)
+            places[-1].append((inside, slice(o0, o1)))
     for i, (x_rows, y_rows) in enumerate(places[0]):
         for j, (x_cols, y_cols) in enumerate(places[1]):
             if y_rows.start < y_rows.stop and y_cols.start < y_cols.stop:
@@ -116,7 +179,7 @@ def philox(lanes, first, stream, seed, step):
 
     lanes are six uint64 arrays; the words, below 2**32, end up in the first four.
     """
-    low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    low, shift, seed, step = np.uint64(0xFFFFFFFF), np.uint64(32), int(seed), int(step)
     c0, c1, c2, c3, p, q = lanes
     copyto(c0, first)
     c1.fill(stream)
@@ -137,13 +200,38 @@ def philox(lanes, first, stream, seed, step):
         key0, key1 = key0 + 0x9E3779B9 & 0xFFFFFFFF, key1 + 0xBB67AE85 & 0xFFFFFFFF
 '''
 
-PRELUDES: dict[str, tuple[str, ...]] = {
-    "prelude_share": (),
-    "prelude_tiles": (SPAN, TILES),
-    "prelude_taps": (SPAN, TAPS),
-    "prelude_philox": (PHILOX,),
+HELPERS: dict[str, str] = {
+    "span": SPAN,
+    "shifts": SHIFTS,
+    "products": PRODUCTS,
+    "fill_windows": FILL,
+    "fold_windows": FOLD,
+    "pool": POOL,
+    "pool_argmax": POOL_ARGMAX,
+    "add_parts": TOTAL,
+    "adam_scalars": ADAM_SCALARS,
+    "pool_taps": TAPS,
+    "philox": PHILOX,
 }
-"""The helpers behind each emitter's ``requires``, beyond ``HEAD``."""
+"""Every helper by the name it defines, callers after those they call."""
+
+NEEDS = {"shifts": "span", "pool_taps": "span"}
+"""Helpers that call another."""
+
+
+def helpers_for(source: str) -> list[str]:
+    """The texts of the helpers that ``source`` calls, in order."""
+    called = {name for name in HELPERS if re.search(rf"\b{name}[(,]", source)}
+    called |= {NEEDS[name] for name in called if name in NEEDS}
+    return [text for name, text in HELPERS.items() if name in called]
+
+
+def memory_for(source: str) -> str:
+    """The arena's class with a method for each dtype that ``source`` asks for."""
+    kinds = [kind for kind in KINDS if f"mem.{kind}(" in source]
+    methods = "\n".join(METHOD.format(kind, KINDS[kind]) for kind in kinds)
+    return MEMORY.replace("METHODS", methods)
+
 
 TAIL = '''
 class Program:
@@ -151,44 +239,48 @@ class Program:
 
     def __init__(self):
         self.memory = Memory()
+        self.barrier = Barrier(THREADS)
         self.team = ThreadPoolExecutor(THREADS)
-        self.phases = {}
+        self.steps = {}
 
     def array(self, name, n=BATCH):
         """An input, parameter or output for n images, batch first, as a view."""
         dtype, offset, order, shape = ARRAYS[name]
         bound = [n if size is None else size for size in shape]
-        stored = self.memory.view(dtype, offset, [bound[axis] for axis in order])
+        stored = self.memory.view(dtype, offset, *(bound[axis] for axis in order))
         return stored.transpose([order.index(axis) for axis in range(len(order))])
 
-    def bind(self, n):
-        """All phases of all kernels for n images: a list of functions for each."""
+    def bind(self, n, t):
+        """Worker t's calls for a step on n images; all wait after each kernel."""
         if not 1 <= n <= BATCH:
             raise ValueError(f"this program runs 1 to {BATCH} images, not {n}")
-        phases = []
+        calls = []
         for kernel in KERNELS:
-            workers = [kernel(self.memory, n, t) for t in range(THREADS)]
-            for phase in zip_longest(*workers):
-                phases.append([run for run in phase if run is not None])
-        return phases
+            calls += [*kernel(self.memory, n, t), BARRIER]
+        return [self.barrier.wait if step is BARRIER else step for step in calls]
 
     def run(self, n=BATCH):
         """One step on the n images in the input arrays."""
-        if n not in self.phases:
-            self.phases[n] = self.bind(n)
-        for mine, *others in self.phases[n]:
-            waiting = [self.team.submit(run) for run in others]
-            mine()
-            for future in waiting:
-                future.result()
+        if n not in self.steps:
+            self.steps[n] = [self.bind(n, t) for t in range(THREADS)]
+        mine, *others = self.steps[n]
+        waiting = [self.team.submit(self.work, calls) for calls in others]
+        self.work(mine)
+        for future in waiting:
+            future.result()
+
+    def work(self, calls):
+        """Make calls in order; if one fails, no worker is left waiting."""
+        try:
+            for step in calls:
+                step()
+        except BaseException:
+            self.barrier.abort()
+            raise
 
 
 if __name__ == "__main__":
-    program, random = Program(), np.random.default_rng(0)
-    for name, (dtype, _, _, _) in ARRAYS.items():
-        if dtype == "float32":
-            array = program.array(name)
-            array[...] = 0.05 * random.standard_normal(array.shape)
+    program = Program()
     for step in range(5):
         start = time.perf_counter()
         program.run()

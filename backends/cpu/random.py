@@ -13,8 +13,6 @@ from convc.ir.types import DType
 class Dropout:
     """dropout_mask; each worker draws the elements of its images."""
 
-    requires = "prelude_philox"
-
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""
         return len(kernel.ops) == 1 and kernel.ops[0].op == "dropout_mask"
@@ -27,7 +25,9 @@ class Dropout:
         """Four counter words, two products and the words drawn, for all elements."""
         node, batch = single(kernel), kernel.integer("batch")
         mask = node.result.type
-        items, each = (batch, prod(mask.inner)) if mask.batched else (prod(mask.inner), 1)
+        items, each = (
+            (batch, prod(mask.inner)) if mask.batched else (prod(mask.inner), 1)
+        )
         blocks = -(-items // kernel.threads) * each // 4 + 2
         return (Scratch("lanes", DType.I64, (6 * blocks,)),)
 
@@ -41,8 +41,7 @@ class Dropout:
         w(f"seed, step = {kernel.mem(seed)}, {kernel.mem(step)}")
         w(f"lo, hi = (i * {each} for i in share({total}, t))")
         w("blocks = (hi + 3) // 4 - lo // 4")
-        w(f"lanes = {kernel.private('lanes', '6 * blocks')}.view(np.uint64)")
-        w("lanes = lanes.reshape(6, blocks)")
+        w(f"lanes = {kernel.private('lanes', 6, 'blocks')}.view(np.uint64)")
         w("first = np.arange(lo // 4, lo // 4 + blocks, dtype=np.uint64)")
         dims = ["-1", *(str(d) for d in stored.inner)] if stored.batched else ["-1"]
         mask = kernel.mem(node.result)
@@ -53,15 +52,12 @@ class Dropout:
         else:
             size = prod(stored.inner)
             w(f"mask = {kernel.mem(node.result, size)}[lo:hi]")
-        w("words = lanes[:4]")
         threshold = philox.keep_threshold(number(node.attrs["keep"]))
-        w(f"threshold = np.uint64({threshold})")
-        w("kept = lanes[4].view(np.bool_)[lo % 4 : lo % 4 + hi - lo]")
-        w(f"kept = kept.reshape({', '.join(dims)})")
-        w("drawn = lanes[4].view(np.bool_)[: 4 * blocks].reshape(blocks, 4).T")
-        w("", "def run():")
-        w.depth += 1
-        w(f"philox(lanes, first, {node.attrs['stream']}, int(seed), int(step))")
-        w("np.less(words, threshold, out=drawn)", "copyto(mask, kept)")
-        w.depth -= 1
-        w("", "return (run,)")
+        w("flags = lanes[4].view(np.bool_)  # philox is done with this lane by then")
+        w("drawn = flags[: 4 * blocks].reshape(blocks, 4).T")
+        w(f"kept = flags[lo % 4 : lo % 4 + hi - lo].reshape({', '.join(dims)})")
+        w.steps(
+            f"philox(lanes, first, {node.attrs['stream']}, seed, step)",
+            f"np.less(lanes[:4], np.uint64({threshold}), out=drawn)",
+            "copyto(mask, kept)",
+        )

@@ -13,8 +13,6 @@ SPREADS = ("broadcast_to", "reduce_mean_grad")
 class Reduction:
     """Sums, means and variances; workers share a kept axis where there is one."""
 
-    requires = "prelude_share"
-
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""
         return len(kernel.ops) == 1 and kernel.ops[0].op in (
@@ -67,26 +65,24 @@ class Reduction:
             where = ", ".join([":"] * kept[0] + ["part"])
             w(f"x = {kernel.mem(x)}[{where}]", f"y = {kernel.mem(node.result)}[part]")
         else:
-            w("if t:", "    return ()")
+            w("if t:", "    return")
             w(f"x = {kernel.mem(x)}", f"y = {kernel.mem(node.result)}")
         count = " * ".join(dims[a] for a in axes)
         if node.op != "reduce_sum":
             w(f"count = np.{stored.dtype.numpy.name}({count})")
         if node.op == "reduce_variance":
             self._bind_variance(w, kernel, node, axes)
-        w("", "def run():")
-        w.depth += 1
         if node.op == "reduce_variance":
-            w(f"np.add.reduce(x, axis={axes}, out=mean, keepdims=True)")
-            w("np.divide(mean, count, out=mean)", "subtract(x, mean, out=centred)")
-            w("multiply(centred, centred, out=centred)")
-            w(f"np.add.reduce(centred, axis={axes}, out=y)")
+            w.steps(f"np.add.reduce(x, axis={axes}, out=mean, keepdims=True)")
+            w.steps(
+                "np.divide(mean, count, out=mean)", "subtract(x, mean, out=centred)"
+            )
+            w.steps("multiply(centred, centred, out=centred)")
+            w.steps(f"np.add.reduce(centred, axis={axes}, out=y)")
         else:
-            w(f"np.add.reduce(x, axis={axes}, out=y)")
+            w.steps(f"np.add.reduce(x, axis={axes}, out=y)")
         if node.op != "reduce_sum":
-            w("np.divide(y, count, out=y)")
-        w.depth -= 1
-        w("", "return (run,)")
+            w.steps("np.divide(y, count, out=y)")
 
     def _bind_variance(
         self, w: Writer, kernel: Kernel, node: Node, axes: tuple[int, ...]
@@ -106,27 +102,23 @@ class Reduction:
         w(f"y = {kernel.mem(node.result)}")
         w(f"x = np.broadcast_to({wide}, y.shape)[rows]", "y = y[rows]")
         if node.op == "reduce_mean_grad":
-            count = " * ".join("n" if a == 0 and out.batched else str(out.shape[a]) for a in axes)
+            count = " * ".join(
+                "n" if a == 0 and out.batched else str(out.shape[a]) for a in axes
+            )
             w(f"count = np.{out.dtype.numpy.name}({count})")
-        w("", "def run():")
-        if node.op == "reduce_mean_grad":
-            w("    np.divide(x, count, out=y)")
-        else:
-            w("    copyto(y, x)")
-        w("", "return (run,)")
+        mean = node.op == "reduce_mean_grad"
+        w.steps("np.divide(x, count, out=y)" if mean else "copyto(y, x)")
 
     def _emit_argmax(self, w: Writer, kernel: Kernel, node: Node) -> None:
         (x,) = node.operands
         stored = kernel.type(x)
         axis = stored.order.index(stored.rank - 1)
-        w("if t:", "    return ()")
+        w("if t:", "    return")
         w(f"x = {kernel.mem(x)}", f"y = {kernel.mem(node.result)}")
         size = " * ".join(kernel.dims(node.result))
         w(f"which = {kernel.private('which', size)}.reshape(y.shape)")
-        w("", "def run():")
-        w(f"    np.argmax(x, axis={axis}, out=which)")
-        w('    copyto(y, which, casting="unsafe")')
-        w("", "return (run,)")
+        w.steps(f"np.argmax(x, axis={axis}, out=which)")
+        w.steps('copyto(y, which, casting="unsafe")')
 
     def _emit_batch_norm(self, w: Writer, kernel: Kernel, node: Node) -> None:
         x, *rest = node.operands
@@ -137,19 +129,17 @@ class Reduction:
         w(f"part = slice(*share({channels}, t))")
         where = ", ".join([":"] * axis + ["part"])
         w(f"x = {kernel.mem(x)}[{where}]", f"y = {kernel.mem(node.result)}[{where}]")
-        for name, value in zip(("gamma", "beta", "mean", "variance"), rest, strict=True):
+        for name, value in zip(
+            ("gamma", "beta", "mean", "variance"), rest, strict=True
+        ):
             w(f"{name} = {kernel.mem(value)}[part]")
         w(f"scale = {kernel.private('scale')}[part]")
         w(f"epsilon = {scalar(node.attrs['epsilon'], out.dtype)}")
-        w("", "def run():")
-        w.depth += 1
-        w("add(variance, epsilon, out=scale)", "np.sqrt(scale, out=scale)")
-        w("np.divide(gamma, scale, out=scale)")
-        w(f"subtract(x, mean[:{trailing}], out=y)")
-        w(f"multiply(y, scale[:{trailing}], out=y)")
-        w(f"add(y, beta[:{trailing}], out=y)")
-        w.depth -= 1
-        w("", "return (run,)")
+        w.steps("add(variance, epsilon, out=scale)", "np.sqrt(scale, out=scale)")
+        w.steps("np.divide(gamma, scale, out=scale)")
+        w.steps(f"subtract(x, mean[:{trailing}], out=y)")
+        w.steps(f"multiply(y, scale[:{trailing}], out=y)")
+        w.steps(f"add(y, beta[:{trailing}], out=y)")
 
 
 def _widened(kernel: Kernel, x: Value, out: TensorType, axes: tuple[int, ...]) -> str:
@@ -166,5 +156,3 @@ def _widened(kernel: Kernel, x: Value, out: TensorType, axes: tuple[int, ...]) -
     if out.order != tuple(range(out.rank)):
         source += f".transpose({', '.join(map(str, out.order))})"
     return source
-
-

@@ -8,7 +8,7 @@ from convc.backends.cpu.conv_backward import ConvBackward
 from convc.backends.cpu.dense import Dense
 from convc.backends.cpu.elementwise import Elementwise
 from convc.backends.cpu.kernel import Kernel, Writer
-from convc.backends.cpu.loss import Loss
+from convc.backends.cpu.loss import Loss, Softmax
 from convc.backends.cpu.movement import Movement
 from convc.backends.cpu.optimizer import Optimizer
 from convc.backends.cpu.pool import Pool
@@ -19,9 +19,7 @@ from convc.ir.graph import Attrs
 
 
 class Emitter(Protocol):
-    """Writes one family of kernels; ``requires`` names its helpers in the prelude."""
-
-    requires: str
+    """Writes one family of kernels."""
 
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""
@@ -48,6 +46,7 @@ EMITTERS: tuple[Emitter, ...] = (
     Pool(),
     Reduction(),
     Loss(),
+    Softmax(),
     Dropout(),
     Movement(),
     Elementwise(),

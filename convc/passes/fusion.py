@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 from convc.backends.base import OPTIMIZERS
 from convc.ir.graph import Graph, Node
+from convc.ir.types import DType
 from convc.passes.manager import Context, Pass
-from convc.passes.outline import is_convex, outline
+from convc.passes.outline import is_convex, kernel_name, outline
 
 Check = Callable[[Graph, Node], str | None]
 
@@ -24,6 +25,8 @@ class Follower:
     check: Check = lambda graph, node: None
     beside: tuple[str, ...] = ()
     """Ops that read the same value and come along (an argmax beside its pool)."""
+    operand: int = 0
+    """Which operand is the value that is handed on."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Chain:
 
     anchor: str
     followers: tuple[Follower, ...]
+    keeps: bool = False
+    """Whether values on the way may be read elsewhere too (they are then results)."""
 
 
 def fuse_chain(chain: Chain) -> Callable[[Graph, Context], Graph]:
@@ -50,39 +55,42 @@ def fuse_chain(chain: Chain) -> Callable[[Graph, Context], Graph]:
 
 def _match(graph: Graph, anchor: Node, chain: Chain, context: Context) -> list[str]:
     """The names of the nodes to fuse, the anchor first."""
-    users, live = graph.users(), graph.live_out()
     names, last = [anchor.name], anchor
     waiting = list(chain.followers)
     while waiting:
-        readers = users[last.name]
-        follower, node = _next(waiting, readers)
-        if follower is None or node is None:
-            if readers and any(f.op == r.op for f in waiting for r in readers):
-                context.refuse(anchor.name, f"{last.op} is read by several nodes")
+        readers = graph.users()[last.name]
+        found = _next(waiting, last, readers)
+        if found is None:
             break
-        beside = [r for r in readers if r is not node]
-        if any(r.op not in follower.beside for r in beside) or last.name in live:
-            reason = f"{last.name} is also read elsewhere, so {node.op} stays outside"
-            context.refuse(anchor.name, reason)
-            break
+        follower, node = found
+        beside = [r for r in readers if r.op in follower.beside]
+        longer = [*names, node.name, *(r.name for r in beside)]
+        elsewhere = last.name in graph.live_out() or len(readers) > 1 + len(beside)
         reason = follower.check(graph, node)
+        if elsewhere and not chain.keeps:
+            reason = f"{last.op}'s result is read elsewhere too"
+        elif reason is None and not is_convex(graph, longer):
+            reason = "another path leads from the kernel to it"
         if reason is not None:
-            context.refuse(anchor.name, f"{node.op} stays outside: {reason}")
+            context.refuse(kernel_name([anchor]), f"{node.op} stays outside: {reason}")
             break
-        names += [node.name, *(r.name for r in beside)]
+        names, last = longer, node
         waiting = waiting[waiting.index(follower) + 1 :]
-        last = node
     return names
 
 
 def _next(
-    waiting: Sequence[Follower], readers: Sequence[Node]
-) -> tuple[Follower | None, Node | None]:
+    waiting: Sequence[Follower], last: Node, readers: Sequence[Node]
+) -> tuple[Follower, Node] | None:
     for follower in waiting:
         for node in readers:
-            if node.op == follower.op:
+            if (
+                node.op == follower.op
+                and node.operands[follower.operand] == last.result
+                and node.operands.count(last.result) == 1
+            ):
                 return follower, node
-    return None, None
+    return None
 
 
 def _tiles_evenly(graph: Graph, node: Node) -> str | None:
@@ -116,14 +124,95 @@ FUSE_CONV = Pass(
     ("tensor", "fusing"),
     "fusing",
 )
-FUSE_DENSE = Pass(
-    "fuse-dense",
-    fuse_chain(
-        Chain("matmul", (Follower("bias_add"), Follower("relu"), Follower("apply_mask")))
+DENSE = Chain(
+    "matmul",
+    (
+        Follower("bias_add"),
+        Follower("relu"),
+        Follower("apply_mask"),
+        Follower("relu_grad", operand=1),
     ),
-    ("tensor", "fusing"),
-    "fusing",
+    keeps=True,
 )
+FUSE_DENSE = Pass("fuse-dense", fuse_chain(DENSE), ("tensor", "fusing"), "fusing")
+
+
+def fuse_dense_backward(graph: Graph, context: Context) -> Graph:
+    """All gradients of a dense layer in one kernel: all read one dy.
+
+    dW = x.T @ dy, db = the sum of dy over the batch, dx = dy @ W.T with what follows
+    dx (the gradients of dropout and ReLU).
+    """
+    graph = replace(graph, stage="fusing")
+    for anchor in [n for n in graph.nodes if _is_filter_gradient(n)]:
+        dy, group = anchor.operands[1], [anchor.name]
+        for node in graph.users()[dy.name]:
+            if node.op == "reduce_sum" and node.attrs["axes"] == (0,):
+                group.append(node.name)
+            if node.op == "matmul" and node.operands[0] == dy and node is not anchor:
+                group += _match(graph, node, DENSE, context)
+        if len(group) > 1 and is_convex(graph, group):
+            graph = outline(graph, group)
+    return graph
+
+
+def _is_filter_gradient(node: Node) -> bool:
+    if node.op != "matmul" or node.result.type.batched:
+        return False
+    transposed = node.attrs["transpose_a"] and not node.attrs["transpose_b"]
+    return bool(transposed) and node.operands[1].type.batched
+
+
+FUSE_DENSE_BACKWARD = Pass(
+    "fuse-dense-backward", fuse_dense_backward, ("tensor", "fusing"), "fusing"
+)
+
+AROUND_LOSS = (
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_grad",
+    "reduce_mean",
+    "reduce_sum",
+    "reduce_mean_grad",
+    "argmax",
+    "equal",
+    "cast",
+)
+"""Ops on one number per image, or on the logits, that join the loss's kernel."""
+
+
+def fuse_loss(graph: Graph, context: Context) -> Graph:
+    """The loss, its gradient and the count of right answers in one kernel.
+
+    All read the same logits and labels, and softmax(logits) serves the loss and its
+    gradient: d loss / d logits = softmax(logits) - onehot(labels).
+    """
+    graph = replace(graph, stage="fusing")
+    for anchor in [n for n in graph.nodes if n.op == "softmax_cross_entropy"]:
+        if anchor.name not in graph.producers():
+            continue
+        known = {v.name for v in anchor.operands}
+        known |= {n.name for n in graph.nodes if n.op == "constant"}
+        group = []
+        for node in graph.nodes:
+            ready = all(v.name in known for v in node.operands)
+            if node.op in AROUND_LOSS and ready and _per_image(node, anchor):
+                group.append(node.name)
+                known.add(node.name)
+        if len(group) > 1 and is_convex(graph, group):
+            graph = outline(graph, group, kernel_name([anchor]))
+    return graph
+
+
+def _per_image(node: Node, anchor: Node) -> bool:
+    """Whether a node works on the anchor's logits or on one number per image."""
+    logits = anchor.operands[0]
+    if node.op in ("softmax_cross_entropy", "softmax_cross_entropy_grad", "argmax"):
+        return node.operands[0] == logits
+    shapes = [v.type.shape for v in (*node.operands, node.result)]
+    return all(shape in ((), logits.type.shape[:1]) for shape in shapes)
+
+
+FUSE_LOSS = Pass("fuse-loss", fuse_loss, ("tensor", "fusing"), "fusing")
 
 
 def fuse_conv_backward(graph: Graph, context: Context) -> Graph:
@@ -171,15 +260,18 @@ def _backward_group(graph: Graph, anchor: Node, context: Context) -> list[str]:
 
 
 def _same_geometry(a: Node, b: Node) -> bool:
-    return all(a.attrs[k] == b.attrs[k] for k in ("strides", "padding", "dilations", "groups"))
+    return all(
+        a.attrs[k] == b.attrs[k] for k in ("strides", "padding", "dilations", "groups")
+    )
 
 
 FUSE_CONV_BACKWARD = Pass(
     "fuse-conv-backward", fuse_conv_backward, ("tensor", "fusing"), "fusing"
 )
 
+
 def fuse_optimizer(graph: Graph, context: Context) -> Graph:
-    """The updates of all parameters as one kernel over flat buffers.
+    """The updates of all parameters, and of the step counter, as one kernel.
 
     The updates are independent of each other and elementwise, so one loop over all
     parameters laid end to end does the same arithmetic on every element.
@@ -193,8 +285,21 @@ def fuse_optimizer(graph: Graph, context: Context) -> Graph:
             )
     for number, names in enumerate(kinds.values()):
         suffix = f"_{number + 1}" if number else ""
-        graph = outline(graph, names, f"optimizer{suffix}")
+        counter = [] if number else _step_counter(graph)
+        graph = outline(graph, [*names, *counter], f"optimizer{suffix}")
     return graph
+
+
+def _step_counter(graph: Graph) -> list[str]:
+    """The node that adds one to the number of training steps, if it stands alone."""
+    producers = graph.producers()
+    for parameter, value in graph.updates:
+        maker = producers.get(value.name)
+        if maker is None or maker.op != "add" or parameter.type.dtype is not DType.I64:
+            continue
+        if maker.operands[0] == parameter and not graph.users()[value.name]:
+            return [maker.name]
+    return []
 
 
 FUSE_OPTIMIZER = Pass("fuse-optimizer", fuse_optimizer, ("tensor", "fusing"), "fusing")

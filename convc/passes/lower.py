@@ -9,6 +9,7 @@ from convc.ir.builder import GraphBuilder
 from convc.ir.errors import CompileError
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.verifier import VIEWS
+from convc.passes.canonicalize import drop_dead
 from convc.passes.manager import Context, Pass
 from convc.passes.outline import outline
 
@@ -22,7 +23,11 @@ def form_kernels(graph: Graph, context: Context) -> Graph:
     """
     graph = _updates_last(_copy_updates(replace(graph, stage="fusing")))
     for node in graph.nodes:
-        if node.region is None and node.op not in VIEWS:
+        if node.region is None and node.op not in (*VIEWS, "constant"):
+            graph = outline(graph, [node.name])
+    graph = drop_dead(graph)
+    for node in graph.nodes:
+        if node.op == "constant":
             graph = outline(graph, [node.name])
     return replace(_updates_last(graph), stage="kernel")
 
@@ -67,7 +72,9 @@ def _updates_last(graph: Graph) -> Graph:
     position = {n.name: (n.name in late, i) for i, n in enumerate(graph.nodes)}
     by_name = {n.name: n for n in graph.nodes}
     try:
-        order = list(nx.lexicographical_topological_sort(flow, key=position.__getitem__))
+        order = list(
+            nx.lexicographical_topological_sort(flow, key=position.__getitem__)
+        )
     except nx.NetworkXUnfeasible:
         raise CompileError(
             "two parameters are each updated from the other's old value; copy one first"
@@ -100,9 +107,7 @@ def choose_layout(graph: Graph, context: Context) -> Graph:
             table[value.name] = Value(f"{value.name}.stored", stored)
     for node in graph.nodes:
         nodes.append(_stored_node(node, table, context))
-    copies = [
-        _copy_kernel(v, table[v.name]) for v in graph.inputs if v.name in table
-    ]
+    copies = [_copy_kernel(v, table[v.name]) for v in graph.inputs if v.name in table]
     outputs = tuple((k, table.get(v.name, v)) for k, v in graph.outputs)
     updates = tuple((p, table.get(v.name, v)) for p, v in graph.updates)
     return replace(graph, nodes=(*copies, *nodes), outputs=outputs, updates=updates)
@@ -141,5 +146,3 @@ def choose_schedule(graph: Graph, context: Context) -> Graph:
 
 
 CHOOSE_SCHEDULE = Pass("choose-schedule", choose_schedule, ("kernel",))
-
-

@@ -37,33 +37,44 @@ def outline(graph: Graph, names: Iterable[str], name: str | None = None) -> Grap
     """``graph`` with the nodes called ``names`` moved into one kernel.
 
     The kernel's operands are the values the nodes read from outside, its results those
-    that are read outside or live out of the graph. The nodes must be convex: see
-    ``is_convex``.
+    that are read outside or live out of the graph. Constants they read are copied into
+    the kernel. The nodes must be convex: see ``is_convex``.
     """
     chosen = set(names)
-    nodes = [n for n in graph.nodes if n.name in chosen]
+    picked = [n for n in graph.nodes if n.name in chosen]
+    nodes = [*_constants(graph, picked), *picked]
     made = {v.name for n in nodes for v in n.results}
     operands = tuple(
         dict.fromkeys(v for n in nodes for v in n.operands if v.name not in made)
     )
     read = {v.name for n in graph.nodes if n.name not in chosen for v in n.operands}
     escaping = read | graph.live_out()
-    results = tuple(v for n in nodes for v in n.results if v.name in escaping)
+    results = tuple(v for n in picked for v in n.results if v.name in escaping)
     kernel = Node(
         "kernel",
         operands,
         results,
-        {"name": name or kernel_name(nodes)},
-        merge_locs(nodes),
+        {"name": name or kernel_name(picked)},
+        merge_locs(picked),
         _region(nodes, operands, results),
     )
     rest = []
     for node in graph.nodes:
         if node.name not in chosen:
             rest.append(node)
-        elif node is nodes[-1]:
+        elif node is picked[-1]:
             rest.append(kernel)
     return replace(graph, nodes=in_order(replace(graph, nodes=tuple(rest)), rest))
+
+
+def _constants(graph: Graph, nodes: Sequence[Node]) -> list[Node]:
+    """The constants that ``nodes`` read and do not contain."""
+    read = {v.name for n in nodes for v in n.operands}
+    return [
+        n
+        for n in graph.nodes
+        if n.op == "constant" and n.name in read and n not in nodes
+    ]
 
 
 def _region(

@@ -55,7 +55,9 @@ def plan_memory(graph: Graph, context: Context) -> Graph:
     return replace(
         graph,
         stage="planned",
-        arena=Arena(total, context.batch, context.threads, _buffers(graph, blocks, home)),
+        arena=Arena(
+            total, context.batch, context.threads, _buffers(graph, blocks, home)
+        ),
     )
 
 
