@@ -56,11 +56,13 @@ def apply_optimizer(optimizer: Optimizer, keep_gradients: bool = False) -> Pass:
 
 def _pairs(graph: Graph) -> Sequence[tuple[Value, Value]]:
     gradients = dict(graph.outputs)
-    return [
-        (p.value, gradients[GRADIENT + p.value.name])
-        for p in graph.parameters
-        if p.trainable
-    ]
+    trainable = [p.value for p in graph.parameters if p.trainable]
+    for value in trainable:
+        if GRADIENT + value.name not in gradients:
+            raise CompileError(
+                f"there is no output {GRADIENT}{value.name}; run differentiate first"
+            )
+    return [(value, gradients[GRADIENT + value.name]) for value in trainable]
 
 
 DIFFERENTIATE = Pass("differentiate", differentiate)
