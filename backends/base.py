@@ -55,8 +55,10 @@ class Backend(Protocol):
 
 
 def flat_groups(node: Node) -> list[list[Value]]:
-    """For an optimizer kernel, the values that must lie in one block each: all
-    parameters, all gradients, all first moments, …, in one order without gaps.
+    """The values that must lie in one block each, for an optimizer kernel.
+
+    All parameters, all gradients, all first moments, …, each in the order of the
+    kernel's updates and without gaps.
     """
     inside = node.region.nodes if node.region else ()
     body = [n for n in inside if n.op in OPTIMIZERS]

@@ -31,7 +31,7 @@ class Model:
         self, network: Network, name: str | None = None, **inputs: str | TensorType
     ) -> None:
         self.network = network
-        self.name = name or getattr(network, "__name__", "model")
+        self.name = name or str(getattr(network, "__name__", "model"))
         self.inputs = inputs or {"image": IMAGE}
 
     @cached_property

@@ -14,9 +14,8 @@ from convc.initializers import initial_state
 from convc.ir.errors import CompileError, RunError
 from convc.ir.graph import Graph, Value
 from convc.ir.ops.base import Array
-from convc.ir.types import DType
-from convc.passes.manager import Stage
 from convc.memory import MemoryPlan
+from convc.passes.manager import Stage
 
 _serial = count(1)
 
@@ -38,6 +37,7 @@ class Program:
         self.threads = self.graph.arena.threads
         self.source = backend.emit(self.graph)
         self.memory = MemoryPlan.of(self.graph)
+        self._classes = _classes(self.graph)
         self._emitted = _load(self.source, self.graph.name)
         self._blas = ThreadpoolController()
         self.initialize(0)
@@ -90,9 +90,11 @@ class Program:
         """One step on the first ``n`` images in the inputs; copies of the outputs.
 
         The BLAS library is held to one thread while the program's own threads run.
-        RunError for a batch the program was not compiled for.
+        RunError for a batch the program was not compiled for or a label out of range.
         """
         images = self._images(n)
+        for name, classes in self._classes.items():
+            _check_labels(name, classes, self.input(name, images))
         with self._blas.limit(limits=1, user_api="blas"):
             self._emitted.run(images)
         if self._emitted.memory.used > self.memory.arena_bytes:
@@ -155,8 +157,27 @@ def _check_input(value: Value, array: Array, images: int) -> None:
         raise RunError(
             f"{value} is {wanted.value}, an array of {array.dtype} does not fit"
         )
-    if wanted is DType.I32 and array.size and array.min() < 0:
-        raise RunError(f"{value} holds labels from 0, got {array.min()}")
+
+
+def _classes(graph: Graph) -> dict[str, int]:
+    """How many classes each input that holds labels may name."""
+    inputs, classes = {v.name for v in graph.inputs}, {}
+    for node in graph.nodes:
+        for inner in node.region.nodes if node.region else ():
+            if inner.op.startswith("softmax_cross_entropy"):
+                logits, labels = inner.operands[:2]
+                name = node.operands[int(labels.name)].name
+                if name in inputs:
+                    classes[name] = logits.type.inner[-1]
+    return classes
+
+
+def _check_labels(name: str, classes: int, labels: Array) -> None:
+    if labels.min() < 0 or labels.max() >= classes:
+        raise RunError(
+            f"%{name} holds labels 0 to {classes - 1}, one per logit; got "
+            f"{labels.min()} to {labels.max()}"
+        )
 
 
 def _load(source: str, name: str) -> Any:
@@ -169,5 +190,5 @@ def _load(source: str, name: str) -> Any:
     lines = source.splitlines(keepends=True)
     linecache.cache[filename] = (len(source), None, lines, filename)
     namespace: dict[str, Any] = {"__name__": "convc_emitted"}
-    exec(compile(source, filename, "exec"), namespace)  # noqa: S102 - our own text
+    exec(compile(source, filename, "exec"), namespace)
     return namespace["Program"]()

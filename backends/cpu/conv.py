@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from convc.backends.base import Scratch
 from convc.backends.cpu.conv_tiles import ConvTiles, conv_tiles
 from convc.backends.cpu.kernel import Kernel, Writer
-from convc.ir.errors import CompileError
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.ops.base import ints
 from convc.ir.types import DType
@@ -72,11 +71,11 @@ class ConvForward:
         assert conv is not None
         chain = [n for n in found.values() if n is not None]
         if len(chain) != len(kernel.ops):
-            raise _refusal(kernel, "only bias, max-pool and relu may follow")
+            raise kernel.refusal("only bias, max-pool and relu may follow")
         value = conv.result
         for node in chain[1:]:
             if node.operands[0] != value:
-                raise _refusal(kernel, f"{node.op} does not follow the op before it")
+                raise kernel.refusal(f"{node.op} does not follow the op before it")
             if node.op != "max_pool2d_argmax" and not (
                 node.op == "max_pool2d" and found["max_pool2d_argmax"]
             ):
@@ -84,9 +83,9 @@ class ConvForward:
             elif node.op == "max_pool2d_argmax" and pool:
                 value = pool.result
         if found["max_pool2d_argmax"] and not pool:
-            raise _refusal(kernel, "an argmax stands without its max-pool")
+            raise kernel.refusal("an argmax stands without its max-pool")
         if pool and ints(pool.attrs["window"]) != ints(pool.attrs["strides"]):
-            raise _refusal(kernel, "windows of the pool overlap")
+            raise kernel.refusal("windows of the pool overlap")
         tiles = conv_tiles(kernel, conv, pool)
         return _Plan(
             conv,
@@ -157,11 +156,3 @@ def shifts_of(array: str, g: ConvTiles) -> str:
     """Source for the pieces that move between images i … i+m and the windows."""
     geometry = f"{g.top}, {g.left}, {g.stride_w}, {g.dilation_w}"
     return f"*shifts({array}[..., i : i + m], windows, {geometry})"
-
-
-def _refusal(kernel: Kernel, reason: str) -> CompileError:
-    ops = ", ".join(n.op for n in kernel.ops)
-    return CompileError(
-        f"kernel {kernel.node.attrs['name']} at {kernel.where()}: the numpy backend "
-        f"cannot run {ops} as one convolution: {reason}; split the kernel"
-    )

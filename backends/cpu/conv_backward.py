@@ -12,7 +12,6 @@ from convc.backends.base import Scratch
 from convc.backends.cpu.conv import shifts_of
 from convc.backends.cpu.conv_tiles import ConvTiles, conv_tiles
 from convc.backends.cpu.kernel import Kernel, Writer
-from convc.ir.errors import CompileError
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.types import DType
 
@@ -78,7 +77,7 @@ class ConvBackward:
     def _plan(self, kernel: Kernel) -> _Plan:
         relu, pool, bias, dw, dx = (kernel.find(op) for op in PARTS)
         if len(kernel.ops) != sum(n is not None for n in (relu, pool, bias, dw, dx)):
-            raise _refusal(kernel, "ops other than " + ", ".join(PARTS))
+            raise kernel.refusal("ops other than " + ", ".join(PARTS))
         first = relu or pool or bias
         source = first.operands[-1] if first else None
         conv = dw or dx
@@ -90,13 +89,13 @@ class ConvBackward:
         value = source
         for node, operand in chain:
             if operand != value:
-                raise _refusal(kernel, f"{node.op} does not take the gradient")
+                raise kernel.refusal(f"{node.op} does not take the gradient")
             value = node.result
         ends = [n.operands[i] for n, i in ((dw, 1), (dx, 0), (bias, 0)) if n]
         if any(end != value for end in ends):
-            raise _refusal(kernel, "the gradients do not share one source")
+            raise kernel.refusal("the gradients do not share one source")
         if dw and dx and dw.attrs["groups"] != dx.attrs["groups"]:
-            raise _refusal(kernel, "two different convolutions")
+            raise kernel.refusal("two different convolutions")
         return _Plan(relu, pool, bias, dw, dx, source, conv_tiles(kernel, conv, pool))
 
     def emit(self, w: Writer, kernel: Kernel) -> None:
@@ -188,15 +187,6 @@ class ConvBackward:
         ):
             if node is None:
                 continue
-            w(
-                f"parts = [{kernel.private_of(name, 'u', *shape)} for u in range(THREADS)]"
-            )
+            part = kernel.private_of(name, "u", *shape)
+            w(f"parts = [{part} for u in range(THREADS)]")
             w.steps(f"add_parts(t, {kernel.mem(node.result, *shape)}, parts)")
-
-
-def _refusal(kernel: Kernel, reason: str) -> CompileError:
-    ops = ", ".join(n.op for n in kernel.ops)
-    return CompileError(
-        f"kernel {kernel.node.attrs['name']} at {kernel.where()}: the numpy backend "
-        f"cannot run {ops} as one convolution gradient: {reason}; split the kernel"
-    )

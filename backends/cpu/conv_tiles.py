@@ -12,10 +12,12 @@ pooling reads long contiguous runs.
 from dataclasses import dataclass
 
 from convc.backends.cpu.kernel import Kernel
+from convc.ir.errors import CompileError
 from convc.ir.graph import Node
 from convc.ir.ops.base import ints
 from convc.ir.ops.conv import conv_axes
 from convc.ir.ops.pool import pool_axes
+from convc.ir.types import DType
 
 SLAB_BYTES = 768 * 1024
 """Target size of one im2col matrix: most of a core's second-level cache."""
@@ -97,6 +99,11 @@ def conv_tiles(kernel: Kernel, conv: Node, pool: Node | None) -> ConvTiles:
 
     ``pool`` is the max_pool2d (or its gradient) that shares the kernel.
     """
+    if conv.result.type.dtype is not DType.F32:
+        raise CompileError(
+            f"{conv.op} at {kernel.where()}: the numpy backend convolves f32, this is "
+            f"{conv.result.type}; cast to f32"
+        )
     groups = ints(conv.attrs["groups"])[0]
     if conv.op == "conv2d":
         x, w = (v.type for v in conv.operands)

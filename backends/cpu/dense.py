@@ -2,7 +2,6 @@
 
 from convc.backends.base import Scratch
 from convc.backends.cpu.kernel import Kernel, Writer, scalar
-from convc.ir.errors import CompileError
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.types import DType, TensorType
 
@@ -11,9 +10,10 @@ EPILOGUE = {"bias_add": 0, "relu": 0, "apply_mask": 0, "relu_grad": 1}
 
 
 class Dense:
-    """Products, each matmul [+ bias_add] [+ relu] [+ apply_mask] [+ relu_grad], and
-    the bias gradient reduce_sum(dy) with a filter gradient matmul(x, dy); workers
-    share the rows of the result.
+    """Products, each matmul [+ bias_add] [+ relu] [+ apply_mask] [+ relu_grad].
+
+    A filter gradient matmul(x, dy) may bring the bias gradient reduce_sum(dy) along.
+    Workers share the rows of each result.
     """
 
     def matches(self, kernel: Kernel) -> bool:
@@ -39,19 +39,17 @@ class Dense:
         for product in (n for n in kernel.ops if n.op == "matmul"):
             chain = [product]
             for node in kernel.ops:
-                if EPILOGUE.get(node.op, -1) >= 0 and product.result.type.batched:
-                    if node.operands[EPILOGUE[node.op]] == chain[-1].result:
-                        chain.append(node)
+                handed_on = EPILOGUE.get(node.op)
+                if handed_on is None or not product.result.type.batched:
+                    continue
+                if node.operands[handed_on] == chain[-1].result:
+                    chain.append(node)
             chains.append(chain)
         sums = [n for c in chains if (n := self._bias_gradient(kernel, c[0]))]
         if sum(map(len, chains)) + len(sums) == len(kernel.ops):
             return chains
-        ops = ", ".join(n.op for n in kernel.ops)
-        raise CompileError(
-            f"kernel {kernel.node.attrs['name']} at {kernel.where()}: the numpy backend "
-            f"cannot run {ops} as products; only {', '.join(EPILOGUE)} may follow a "
-            "product with a batch; split the kernel"
-        )
+        allowed = ", ".join(EPILOGUE)
+        raise kernel.refusal(f"only {allowed} may follow a product with a batch")
 
     def _bias_gradient(self, kernel: Kernel, product: Node) -> Node | None:
         """The reduce_sum of a filter gradient's dy, if the kernel has it."""
@@ -90,8 +88,9 @@ class Dense:
         w.steps(*lines)
 
     def _bind_results(self, w: Writer, kernel: Kernel, chain: list[Node]) -> list[str]:
-        """Bind the memory of every result; the array each step of the chain writes:
-        its own, or that of the next value which has memory.
+        """Bind the memory of every result; the name of what each op writes.
+
+        An op writes its own memory, or that of the next value which has some.
         """
         names, current = [], ""
         for node in reversed(chain):

@@ -1,4 +1,4 @@
-"""Emits elementwise ops, one NumPy call or a few per op, in pieces that stay in cache."""
+"""Emits elementwise ops: a NumPy call or a few per op, in pieces that fit a cache."""
 
 from collections.abc import Callable
 
@@ -135,7 +135,7 @@ class Elementwise:
             w(f"{name} = {aligned(kernel, value, out)}{'[rows]' * spans}")
         w(f"o = {kernel.mem(node.result)}[{rows}]")
         if node.op in TEMPORARY:
-            w(f"s = {kernel.private('s', *(dims or [1]))}")
+            w(f"s = {kernel.private('s', *(dims or ['1']))}")
         w.steps(*LINES[node.op](node))
 
 

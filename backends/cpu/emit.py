@@ -11,11 +11,26 @@ from convc.backends.cpu.prelude import HELPERS, SHARE, TAIL, helpers_for, memory
 from convc.backends.cpu.table import emitter_for
 from convc.ir.graph import Arena, Buffer, Graph, Loc, Value
 
-RESERVED = frozenset(
-    "math time np Memory Program KERNELS ARRAYS BARRIER call share pieces "
-    "add copyto equal greater matmul maximum multiply subtract ZERO BATCH THREADS "
-    "ARENA_BYTES ThreadPoolExecutor partialmethod Barrier".split()
-).union(HELPERS, dir(builtins))
+FUNCTIONS = (
+    "add",
+    "copyto",
+    "equal",
+    "greater",
+    "matmul",
+    "maximum",
+    "multiply",
+    "subtract",
+)
+"""NumPy functions that the emitted file uses by their bare name."""
+
+RESERVED = frozenset(HELPERS).union(
+    dir(builtins),
+    ("math", "time", "np", "call", "partialmethod", "Barrier", "ThreadPoolExecutor"),
+    FUNCTIONS,
+    ("BATCH", "THREADS", "ARENA_BYTES", "ZERO", "BARRIER", "KERNELS", "ARRAYS"),
+    ("Memory", "Program", "program", "share", "pieces", "name", "step", "start"),
+)
+"""Names the emitted file uses itself."""
 
 
 def emit_program(graph: Graph, arena: Arena) -> str:
@@ -49,9 +64,7 @@ def _emit_header(w: Writer, graph: Graph, arena: Arena) -> None:
     w(f'"""{comment(graph.name)}: emitted by convc for NumPy, needs nothing else.', "")
     w("A kernel function yields the calls that a step makes, with all views made in")
     w("advance: `call(add, x, y, out=z)` is add(x, y, out=z), run later by worker t.")
-    w(
-        "Arrays that have a batch keep it innermost: n images [h, w, c] are [h, w, c, n]."
-    )
+    w("Arrays with a batch keep it innermost: n images [h, w, c] are [h, w, c, n].")
     w('"""', "")
     w("import math", "import time")
     w("from concurrent.futures import ThreadPoolExecutor")
@@ -59,9 +72,8 @@ def _emit_header(w: Writer, graph: Graph, arena: Arena) -> None:
     w("from functools import partialmethod")
     w("from threading import Barrier", "")
     w("import numpy as np")
-    w(
-        "from numpy import add, copyto, equal, greater, matmul, maximum, multiply, subtract"
-    )
+    functions = ", ".join(FUNCTIONS)
+    w(f"from numpy import {functions}")
     w("")
     w(f"BATCH = {arena.batch}  # the most images one step takes")
     w(f"THREADS = {arena.threads}")

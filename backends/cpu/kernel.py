@@ -197,6 +197,15 @@ class Kernel:
             )
         return value
 
+    def refusal(self, reason: str) -> CompileError:
+        """An error that says why this kernel cannot be emitted as it is."""
+        ops = ", ".join(n.op for n in self.ops)
+        types = ", ".join(str(v.type) for v in self.node.operands)
+        return CompileError(
+            f"kernel {self.node.attrs['name']} at {self.where()}: the numpy backend "
+            f"cannot run {ops} on ({types}) as one kernel: {reason}; split the kernel"
+        )
+
     def where(self) -> str:
         """The user's lines the kernel comes from, for comments and errors."""
         return ", ".join(str(loc) for loc in self.node.locs) or "no source line"
@@ -205,11 +214,7 @@ class Kernel:
 def single(kernel: Kernel) -> Node:
     """The only node of the body; CompileError where there are several."""
     if len(kernel.ops) != 1:
-        ops = ", ".join(n.op for n in kernel.ops)
-        raise CompileError(
-            f"kernel {kernel.node.attrs['name']} at {kernel.where()}: the numpy backend "
-            f"cannot run {ops} as one kernel; split it"
-        )
+        raise kernel.refusal("they are not fused here")
     return kernel.ops[0]
 
 

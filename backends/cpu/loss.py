@@ -2,7 +2,6 @@
 
 from convc.backends.base import Scratch
 from convc.backends.cpu.kernel import Kernel, Writer, single
-from convc.ir.errors import CompileError
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.types import DType
 
@@ -58,11 +57,7 @@ class Loss:
         unknown = [n.op for n in kernel.ops if n.op not in LINES]
         shared = all(n.operands[:2] == (logits, labels) for n in found)
         if unknown or not shared or kernel.outer(logits) is None:
-            raise CompileError(
-                f"kernel {kernel.node.attrs['name']} at {kernel.where()}: the numpy "
-                f"backend cannot run {', '.join(unknown) or 'two losses'} in a loss's "
-                "kernel; split it"
-            )
+            raise kernel.refusal("all must belong to one loss")
         return logits, labels
 
     def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:

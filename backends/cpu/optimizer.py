@@ -6,7 +6,6 @@ that one loop over flat pieces updates every parameter.
 
 from convc.backends.base import OPTIMIZERS, SLOTS, Scratch
 from convc.backends.cpu.kernel import Kernel, Writer
-from convc.ir.errors import CompileError
 from convc.ir.graph import Attrs, Node
 from convc.ir.ops import OPS
 from convc.ir.ops.base import number
@@ -17,8 +16,9 @@ PIECE = 64 * 1024
 
 
 class Optimizer:
-    """Any number of updates of one kind with the same attributes, and the step counter's
-    ``add``, which waits until all workers have read the counter.
+    """Any number of updates of one kind with the same attributes.
+
+    The step counter's ``add`` may come along; it waits until all have read the counter.
     """
 
     def matches(self, kernel: Kernel) -> bool:
@@ -45,12 +45,9 @@ class Optimizer:
         first, counter = kernel.ops[0], self._counter(kernel)
         for node in kernel.ops[1:]:
             if node is not counter and (node.op, node.attrs) != (first.op, first.attrs):
-                raise CompileError(
-                    f"kernel {kernel.node.attrs['name']}: {node.op} and {first.op} with "
-                    "other attributes cannot be one flat update; split the kernel"
-                )
+                raise kernel.refusal("the updates differ in kind or attributes")
         if first.operands[0].type.dtype is not DType.F32:
-            raise CompileError("the numpy backend updates f32 parameters only")
+            raise kernel.refusal("only f32 parameters are updated")
 
     def _check_in_place(self, kernel: Kernel) -> None:
         """CompileError unless every result takes the memory of what it updates."""
@@ -61,10 +58,9 @@ class Optimizer:
                 old, new = kernel.outer(state), kernel.outer(value)
                 places = [v and kernel.buffers[v.name].offset for v in (old, new)]
                 if places[0] is None or places[0] != places[1]:
-                    raise CompileError(
-                        f"kernel {kernel.node.attrs['name']} at {kernel.where()}: "
-                        f"{node.op} works in place on {old}: {state.type}, so its result "
-                        "must be that parameter's update and no output; update the "
+                    raise kernel.refusal(
+                        f"{node.op} works in place on {old}: {state.type}, so its "
+                        "result must be that parameter's update and no output; update the "
                         "parameter, and show a copy of it"
                     )
 

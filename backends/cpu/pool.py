@@ -17,7 +17,7 @@ OPS = (
 
 
 class Pool:
-    """max_pool2d, avg_pool2d, their gradients and argmax; workers share the channels."""
+    """Max and average pooling, argmax and gradients; workers share the channels."""
 
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""

@@ -143,9 +143,7 @@ class Reduction:
 
 
 def _widened(kernel: Kernel, x: Value, out: TensorType, axes: tuple[int, ...]) -> str:
-    """Source for x with axes of length 1 where it will be repeated, as ``out`` is
-    stored.
-    """
+    """Source for x, stored as ``out`` is, with length 1 where it will be repeated."""
     own = kernel.type(x)
     logical = tuple(own.order.index(a) for a in range(own.rank))
     source = kernel.mem(x)

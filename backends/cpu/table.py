@@ -14,7 +14,6 @@ from convc.backends.cpu.optimizer import Optimizer
 from convc.backends.cpu.pool import Pool
 from convc.backends.cpu.random import Dropout
 from convc.backends.cpu.reduction import Reduction
-from convc.ir.errors import CompileError
 from convc.ir.graph import Attrs
 
 
@@ -54,13 +53,8 @@ EMITTERS: tuple[Emitter, ...] = (
 
 
 def emitter_for(kernel: Kernel) -> Emitter:
-    """The emitter of a kernel; CompileError naming ops, types and line if none."""
+    """The emitter of a kernel; CompileError with ops, types and line if none."""
     for emitter in EMITTERS:
         if emitter.matches(kernel):
             return emitter
-    ops = ", ".join(n.op for n in kernel.ops)
-    types = ", ".join(str(v.type) for v in kernel.node.operands)
-    raise CompileError(
-        f"the numpy backend cannot run {ops} on ({types}) as one kernel, at "
-        f"{kernel.where()}; split kernel {kernel.node.attrs['name']}"
-    )
+    raise kernel.refusal("no emitter takes them")

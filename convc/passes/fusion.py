@@ -104,7 +104,7 @@ def _tiles_evenly(graph: Graph, node: Node) -> str | None:
         x = (node.result if gradient else node.operands[0]).type.bind(1)
         y = (node.operands[1] if gradient else node.result).type.bind(1)
         for axis in (1, 2):
-            if x[axis] != y[axis] * window[axis - 1]:  # type: ignore[index,operator]
+            if x[axis] != y[axis] * window[axis - 1]:  # type: ignore[index]
                 return f"its windows reach into the padding of axis {axis}"
     return None
 
@@ -216,8 +216,7 @@ FUSE_LOSS = Pass("fuse-loss", fuse_loss, ("tensor", "fusing"), "fusing")
 
 
 def fuse_conv_backward(graph: Graph, context: Context) -> Graph:
-    """All gradients of a convolution in one kernel, with the ReLU and max-pool
-    gradients before them.
+    """All gradients of a convolution, with those of ReLU and max-pool before them.
 
     Filter, input and bias gradients read one gradient dz. If nobody else reads it, dz
     need not exist in memory: a kernel makes it tile by tile. So too the gradient
@@ -235,11 +234,11 @@ def _backward_group(graph: Graph, anchor: Node, context: Context) -> list[str]:
     users, producers, live = graph.users(), graph.producers(), graph.live_out()
     dz = anchor.operands[1]
     group = [anchor.name]
-    for node in users[dz.name]:
-        sums_bias = node.op == "reduce_sum" and node.attrs["axes"] == (0, 1, 2)
-        same = node.op == "conv2d_input_grad" and node.operands[0] == dz
-        if sums_bias or (same and _same_geometry(node, anchor)):
-            group.append(node.name)
+    for reader in users[dz.name]:
+        sums_bias = reader.op == "reduce_sum" and reader.attrs["axes"] == (0, 1, 2)
+        same = reader.op == "conv2d_input_grad" and reader.operands[0] == dz
+        if sums_bias or (same and _same_geometry(reader, anchor)):
+            group.append(reader.name)
     value = dz
     for op in ("max_pool2d_grad", "relu_grad"):
         node = producers.get(value.name)

@@ -33,13 +33,13 @@ def form_kernels(graph: Graph, context: Context) -> Graph:
 
 
 def _copy_updates(graph: Graph) -> Graph:
-    """Copy what cannot be made in place: an update that is also an output, that two
-    parameters take, that is no kernel's result, or that is read together with the old
-    parameter; and outputs that are themselves parameters.
+    """Copy what cannot be made or shown in place.
+
+    An update that two parameters take, that is no kernel's result, or that is read
+    together with the old parameter; an output that is a parameter or its update.
     """
     producers, users = graph.producers(), graph.users()
     parameters = {p.value.name for p in graph.parameters}
-    shown = {v.name for _, v in graph.outputs}
     b = GraphBuilder(graph.name, graph)
     taken: set[str] = set()
     updates = []
@@ -48,12 +48,13 @@ def _copy_updates(graph: Graph) -> Graph:
         both = any(parameter in n.operands for n in users[value.name])
         fresh = maker is not None and maker.op not in VIEWS
         b.locs = maker.locs if maker else ()
-        if not fresh or both or value.name in taken | shown:
+        if not fresh or both or value.name in taken:
             value = b("copy", value)
         taken.add(value.name)
         updates.append((parameter, value))
+    shared = parameters | {v.name for _, v in updates}
     outputs = tuple(
-        (k, b("copy", v) if v.name in parameters else v) for k, v in graph.outputs
+        (k, b("copy", v) if v.name in shared else v) for k, v in graph.outputs
     )
     done = b.finish()
     return replace(done, outputs=outputs, updates=tuple(updates), stage=graph.stage)
@@ -100,13 +101,11 @@ def choose_layout(graph: Graph, context: Context) -> Graph:
     only where the backend's layout differs.
     """
     table: dict[str, Value] = {}
-    nodes: list[Node] = []
     for value in graph.inputs:
         stored = context.backend.layout(value.type)
         if stored != value.type and any(value in n.operands for n in graph.nodes):
             table[value.name] = Value(f"{value.name}.stored", stored)
-    for node in graph.nodes:
-        nodes.append(_stored_node(node, table, context))
+    nodes = [_stored_node(node, table, context) for node in graph.nodes]
     copies = [_copy_kernel(v, table[v.name]) for v in graph.inputs if v.name in table]
     outputs = tuple((k, table.get(v.name, v)) for k, v in graph.outputs)
     updates = tuple((p, table.get(v.name, v)) for p, v in graph.updates)

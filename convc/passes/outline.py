@@ -95,7 +95,7 @@ def _region(
 
 
 def _letters(number: int) -> str:
-    """a … z, then a1 … z1, …"""
+    """Letters from a to z, then a1 to z1, and so on."""
     return ascii_lowercase[number % 26] + (str(number // 26) if number >= 26 else "")
 
 

@@ -3,8 +3,8 @@
 Every value, every kernel's scratch and every parameter gets a byte range. Ranges are
 assigned largest first, each at the lowest offset that is free during its life: the
 greedy-by-size heuristic of Pisarchyk and Lee, "Efficient memory management for deep
-neural net inference" (2020), section 4. Inputs and parameters live for ever; an update shares its
-parameter's range; a view shares its source's.
+neural net inference" (2020), section 4. Inputs and parameters live for ever; an update
+shares its parameter's range, a view its source's.
 """
 
 from dataclasses import dataclass, replace
@@ -102,7 +102,8 @@ def _lives(graph: Graph, home: dict[str, str]) -> dict[str, tuple[int, int]]:
 def _blocks(
     lives: dict[str, tuple[int, int]], groups: list[list[str]], sizes: dict[str, int]
 ) -> list[_Block]:
-    blocks, grouped = [], set()
+    blocks: list[_Block] = []
+    grouped: set[str] = set()
     for group in groups:
         if grouped.intersection(group) or len(set(group)) < len(group):
             raise CompileError(f"{', '.join(group)} cannot lie in one block twice")
