@@ -155,7 +155,7 @@ def save_weights(
     """
     path = Path(path)
     arrays = _contiguous(str(path), tensors)
-    metadata = {"sha256": _content_hash(arrays)}
+    metadata = {"sha256": weights_digest(arrays)}
     if network:
         metadata["network"] = network
     data = _serialized(str(path), arrays, metadata)
@@ -180,7 +180,7 @@ def load_weights(
     data = _read(path)
     tensors = _deserialized(path, data)
     stored = _metadata(data).get("sha256")
-    found = _content_hash(tensors)
+    found = weights_digest(tensors)
     if stored is not None and stored != found:
         raise CheckpointError(
             f"{path}: the content must have sha256 {stored}, and has {found}; "
@@ -199,6 +199,21 @@ def weights_network(path: str | os.PathLike[str]) -> str:
     data = _read(path)
     _deserialized(path, data)
     return _metadata(data).get("network", "")
+
+
+def weights_digest(weights: Mapping[str, NDArray[Any]]) -> str:
+    """The sha256, in hexadecimal, over the weights in the order of their names.
+
+    Names, dtypes, shapes and bytes count, the order in memory or in a file does not:
+    equal digests are equal bits.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        array = weights[name]
+        label = json.dumps([name, array.dtype.name, list(array.shape)])
+        digest.update(label.encode("utf-8"))
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> bytes:
@@ -426,17 +441,6 @@ def _metadata(data: bytes) -> dict[str, str]:
     length = int.from_bytes(data[:8], "little")
     header: dict[str, Any] = json.loads(data[8 : 8 + length])
     return header.get("__metadata__") or {}
-
-
-def _content_hash(tensors: Mapping[str, NDArray[Any]]) -> str:
-    """A sha256 over names, dtypes, shapes and bytes, whatever their order in a file."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        array = tensors[name]
-        label = json.dumps([name, array.dtype.name, list(array.shape)])
-        digest.update(label.encode("utf-8"))
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _require(

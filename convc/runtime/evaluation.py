@@ -6,8 +6,6 @@ names that a program does not have are passed over.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -108,20 +106,6 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
     return shares
-
-
-def weights_digest(weights: Weights) -> str:
-    """The sha256, in hexadecimal, over the weights in the order of their names.
-
-    Names, dtypes, shapes and bytes count: equal digests are equal bits.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        array = weights[name]
-        label = json.dumps([name, array.dtype.name, list(array.shape)])
-        digest.update(label.encode("utf-8"))
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def trained(program: Program) -> dict[str, NDArray[Any]]:

@@ -24,13 +24,17 @@ from convc.ir import philox
 from convc.ir.errors import RunError
 from convc.losses import softmax_cross_entropy
 from convc.optimizers import RATE_INPUT, Adam, Optimizer
-from convc.runtime.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from convc.runtime.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+    weights_digest,
+)
 from convc.runtime.evaluation import (
     check_dataset,
     evaluate,
     image_input,
     trained,
-    weights_digest,
 )
 from convc.runtime.history import Epoch, History
 from convc.runtime.interrupt import Interruption

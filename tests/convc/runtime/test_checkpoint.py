@@ -22,6 +22,8 @@ from convc.runtime.checkpoint import (
     load_weights,
     save_checkpoint,
     save_weights,
+    weights_digest,
+    weights_network,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -370,3 +372,38 @@ def test_weights_that_cannot_be_written_leave_the_old_ones(tmp_path: Path) -> No
     assert_same(load_weights(path, expected(tensors())), tensors(1))
     with pytest.raises(CheckpointError, match="cannot be saved"):
         save_weights(tmp_path / "no folder" / "w", tensors())
+
+
+def test_the_digest_tells_names_shapes_and_single_bits_apart() -> None:
+    one = {"a": np.arange(6, dtype=np.float32)}
+    flipped = {"a": one["a"].copy()}
+    flipped["a"].view(np.uint32)[3] ^= 1
+    others = [
+        flipped,
+        {"b": one["a"]},
+        {"a": one["a"].reshape(2, 3)},
+        {"a": one["a"].view(np.int32)},
+    ]
+    assert len({weights_digest(w) for w in (one, *others)}) == 5
+
+
+def test_the_digest_does_not_depend_on_order_or_memory() -> None:
+    a, b = np.arange(6.0).reshape(2, 3), np.ones(3)
+    turned = np.ascontiguousarray(a.T).T
+    assert weights_digest({"a": a, "b": b}) == weights_digest({"b": b, "a": turned})
+
+
+def test_a_weight_file_says_which_network_it_is_of(tmp_path: Path) -> None:
+    weights = {"w": np.ones(2, np.float32)}
+    named = save_weights(tmp_path / "named", weights, network="two_conv")
+    assert weights_network(named) == "two_conv"
+    assert weights_network(save_weights(tmp_path / "bare", weights)) == ""
+    assert load_weights(named, {"w": ((2,), np.float32)}).keys() == {"w"}
+
+
+def test_a_file_that_is_no_weight_file_has_no_network(tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(b"nothing of the kind")
+    with pytest.raises(CheckpointError, match="is not a safetensors file"):
+        weights_network(tmp_path / "w")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        weights_network(tmp_path / "absent")

@@ -13,7 +13,6 @@ from convc.runtime.evaluation import (
     predict,
     softmax,
     trained,
-    weights_digest,
 )
 from convc.tracing import Tensor
 
@@ -120,25 +119,6 @@ def test_several_image_inputs_are_refused() -> None:
     double = Model(two, left="f32[N,4,4,1]", right="f32[N,4,4,1]")
     with pytest.raises(RunError, match="the graph has left, right"):
         predict(double.inference().compile(batch=2), IMAGES)
-
-
-def test_the_digest_tells_names_shapes_and_single_bits_apart() -> None:
-    one = {"a": np.arange(6, dtype=np.float32)}
-    flipped = {"a": one["a"].copy()}
-    flipped["a"].view(np.uint32)[3] ^= 1
-    others = [
-        flipped,
-        {"b": one["a"]},
-        {"a": one["a"].reshape(2, 3)},
-        {"a": one["a"].view(np.int32)},
-    ]
-    assert len({weights_digest(w) for w in (one, *others)}) == 5
-
-
-def test_the_digest_does_not_depend_on_order_or_memory() -> None:
-    a, b = np.arange(6.0).reshape(2, 3), np.ones(3)
-    turned = np.ascontiguousarray(a.T).T
-    assert weights_digest({"a": a, "b": b}) == weights_digest({"b": b, "a": turned})
 
 
 def test_trained_leaves_out_what_is_only_state() -> None:
