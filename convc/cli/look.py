@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,17 +66,13 @@ def show(
     if listed and after is not None:
         raise click.UsageError("--after and --list exclude each other")
     chosen = _step(load_model(model, input_type), step)
+    if after is not None:
+        chosen = _up_to(chosen, after)
     stages = chosen.stages(backend=backend, batch=batch, threads=threads)
     if listed:
         _list_stages(stages)
-        return
-    names = [stage.name for stage in stages]
-    if after is not None and after not in names:
-        raise CompileError(
-            f"no pass is called {after!r}; the passes are {', '.join(names)}"
-        )
-    wanted = stages[-1] if after is None else stages[names.index(after)]
-    click.echo(wanted.text, nl=False)
+    else:
+        click.echo(stages[-1].text, nl=False)
 
 
 @click.command("compile")
@@ -130,6 +127,16 @@ def _step(model: Model, name: str) -> Step:
     if name == "training":
         return model.training_step()
     return model.evaluation_step() if name == "evaluation" else model.inference()
+
+
+def _up_to(step: Step, name: str) -> Step:
+    """The step without the passes behind ``name``, one of which may be failing."""
+    names = ["trace", *(item.name for item in step.passes)]
+    if name not in names:
+        raise CompileError(
+            f"no pass is called {name!r}; the passes are {', '.join(names)}"
+        )
+    return replace(step, passes=step.passes[: names.index(name)])
 
 
 def _list_stages(stages: list[Stage]) -> None:

@@ -7,9 +7,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convc.cli import main
+from convc.ir.errors import CompileError
 from convc.ir.parser import parse
 from convc.model import Model
 from convc.networks import strided
+from convc.optimizers import Adam
+from convc.passes.manager import Pass
+from convc.pipeline import training
 
 
 def convc(*arguments: str | Path) -> Result:
@@ -55,6 +59,22 @@ def test_show_prints_the_ir_behind_every_pass(step: str) -> None:
     for name in (names[0], names[2], names[-1]):
         result = convc("show", "strided", "--step", step, "--after", name, *SMALL)
         assert result.stdout == expected[name]
+
+
+def test_show_reaches_the_ir_in_front_of_a_pass_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = stages()
+
+    def fail(*_: object) -> None:
+        raise CompileError("out of order")
+
+    passes = training(Adam(0.001))
+    broken = (*passes[:3], Pass("broken", fail), *passes[3:])
+    monkeypatch.setattr("convc.model.training", lambda *_: broken)
+    shown = convc("show", "strided", "--after", passes[2].name, *SMALL)
+    assert shown.stdout == expected[passes[2].name]
+    assert "out of order" in convc("show", "strided", *SMALL).stderr
 
 
 def test_show_without_a_pass_prints_the_last_stage_and_it_parses() -> None:
