@@ -193,8 +193,8 @@ def cast(site: Site) -> Array:
 
 def constant(site: Site) -> Array:
     """What rounding to the constant's own dtype loses."""
-    stored = site.value.astype(site.storage)
-    return np.asarray(np.abs(site.value - stored), np.float64)
+    stored = site.value.astype(site.storage).astype(np.float64)
+    return np.asarray(np.abs(site.value.astype(np.float64) - stored))
 
 
 def divide(site: Site) -> Array:
