@@ -24,7 +24,7 @@ help:
 	@echo "             (EPOCHS=$(EPOCHS) BATCH=$(BATCH), ARGS=... are passed to convc train)"
 	@echo "make test    run the tests (ARGS=... are passed to pytest)"
 	@echo "make lint    check style, types and the boundaries between packages"
-	@echo "make bench   time a training step"
+	@echo "make bench   time a training step against PyTorch"
 	@echo "make venv    make the environment in $(VENV) and install convc in it"
 	@echo "make clean   remove the environment and everything built"
 	@echo
@@ -55,7 +55,7 @@ imports:
 	@cp -R ir backends build/imports/convc
 	cd build/imports && $(abspath $(BIN))/lint-imports --no-cache --no-logo --config ../../pyproject.toml
 
-bench: $(VENV)/.run-installed
+bench: $(VENV)/.test-installed
 	@$(BIN)/python benchmarks/train_step.py $(ARGS)
 
 clean:
