@@ -5,10 +5,27 @@ differentiates it, fuses and tiles it, plans its memory, and emits source that a
 person can read. `convc.ir` is the language, `convc.backends` are the targets.
 """
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 # In a checkout ir/ and backends/ lie beside this folder; in a wheel, inside it.
 if not (Path(__file__).parent / "ir").exists():
     __path__.append(str(Path(__file__).parents[1]))
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from convc.api import *  # noqa: F403 - the list is there
+
+
+def __getattr__(name: str) -> Any:
+    """A public name of ``convc.api``, imported at its first use."""
+    api = import_module("convc.api")
+    if name not in api.__all__:
+        raise AttributeError(f"module 'convc' has no attribute {name!r}")
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *import_module("convc.api").__all__})
