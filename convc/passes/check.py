@@ -15,6 +15,8 @@ BATCH = 3
 LARGEST = 2
 """Inputs and parameters are whole numbers from -LARGEST to LARGEST, so that
 convolution, pooling, bias and ReLU have no rounding."""
+MANY = 1000
+"""Classes enough for any label that is drawn."""
 
 
 def check_same_meaning(before: Graph, after: Graph) -> None:
@@ -23,8 +25,8 @@ def check_same_meaning(before: Graph, after: Graph) -> None:
     The passes only regroup, rename or drop operations, so the interpreter evaluates
     the same operations on the same numbers and even inexact ones must agree.
     """
-    graphs = (before, after)
-    inputs = {v.name: sample(v, BATCH) for g in graphs for v in g.inputs}
+    graphs, classes = (before, after), _fewest_classes(before)
+    inputs = {v.name: sample(v, BATCH, classes) for g in graphs for v in g.inputs}
     parameters = {
         p.value.name: sample(p.value, BATCH) for g in graphs for p in g.parameters
     }
@@ -44,17 +46,32 @@ def check_same_meaning(before: Graph, after: Graph) -> None:
         raise CompileError("the pass kept none of the outputs")
 
 
-def sample(value: Value, batch: int) -> Any:
+def _fewest_classes(graph: Graph) -> int:
+    """The classes of the loss that has the fewest; many if there is no loss."""
+    bodies = (n.region.nodes if n.region else (n,) for n in graph.nodes)
+    return min(
+        (
+            n.operands[0].type.inner[-1]
+            for body in bodies
+            for n in body
+            if n.op.startswith("softmax_cross_entropy")
+        ),
+        default=MANY,
+    )
+
+
+def sample(value: Value, batch: int, classes: int = MANY) -> Any:
     """A small whole-numbered array for ``value``, the same in every run.
 
-    Labels (i32) are 0 or 1, counters and seeds (i64) small.
+    Labels (i32) are 0 or 1 if there are two ``classes``, counters and seeds (i64)
+    small.
     """
     t, stream = value.type, philox.stream_of(value.name)
     words = philox.bits(7, stream, 0, t.elements(batch)).reshape(t.bind(batch))
     if t.dtype.is_float:
         whole = words % np.uint32(2 * LARGEST + 1)
         return whole.astype(t.dtype.numpy) - t.dtype.numpy.type(LARGEST)
-    span = 5 if t.dtype is DType.I64 else 2
+    span = 5 if t.dtype is DType.I64 else min(2, classes)
     return (words % np.uint32(span)).astype(t.dtype.numpy)
 
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from op_bench import tensor
+from pass_bench import stage_after
 
 from convc.ir.graph import Value
 from convc.passes.check import LARGEST, sample
+from convc.passes.manager import Pass
 
 
 @pytest.mark.parametrize("kind", ["f32", "f64"])
@@ -29,3 +31,13 @@ def test_a_value_gets_the_same_sample_every_time_and_another_one_another() -> No
     x, y = (sample(Value(name, tensor("f32[N,9]")), 3) for name in "xy")
     assert np.array_equal(x, sample(Value("x", tensor("f32[N,9]")), 3))
     assert not np.array_equal(x, y)
+
+
+def test_labels_are_classes_even_where_there_is_one() -> None:
+    text = """
+    graph g(%x: f32[N,1], %labels: i32[N]) -> (loss=%l) {
+      %e = softmax_cross_entropy(%x, %labels) : f32[N]
+      %l = reduce_mean(%e) {axes=[0]} : f32[]
+    }
+    """
+    assert stage_after(Pass("keep", lambda graph, context: graph), of=text).checked
