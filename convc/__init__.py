@@ -6,6 +6,7 @@ person can read. `convc.ir` is the language, `convc.backends` are the targets.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """A public name of ``convc.api``, imported at its first use."""
+    if name.startswith("__") or find_spec(f"convc.{name}"):
+        # A module of the package: the import statement that asks goes on by itself.
+        raise AttributeError(f"module 'convc' has no attribute {name!r}")
     api = import_module("convc.api")
     if name not in api.__all__:
         raise AttributeError(f"module 'convc' has no attribute {name!r}")
