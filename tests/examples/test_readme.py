@@ -1,0 +1,56 @@
+"""What README.md shows is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from convc.cli import main
+from convc.model import Model
+from convc.networks import two_conv
+from convc.pipeline import Step
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+
+def blocks(kind: str) -> list[str]:
+    """The fenced blocks of a kind, "" for those without one."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [text for found, text in fenced if found == kind]
+
+
+def test_the_model_compiles_as_it_stands() -> None:
+    (source,) = (block for block in blocks("python") if "import convc" in block)
+    names: dict[str, object] = {}
+    exec(compile(source, "README.md", "exec"), names)
+    assert hasattr(names["program"], "source")
+
+
+@pytest.mark.parametrize(
+    ("opening", "step"),
+    [("graph two_conv", "training"), ("  %4 = kernel conv1", "inference")],
+)
+def test_the_ir_is_what_the_compiler_prints(opening: str, step: str) -> None:
+    """But for the lines left out, and for where the kernels lie in the file."""
+    (shown,) = (block for block in blocks("") if block.startswith(opening))
+    model = Model(two_conv)
+    chosen: Step = model.training_step() if step == "training" else model.inference()
+    stages = chosen.stages(batch=128, threads=2)
+    printed = stages[0 if step == "training" else -1].text
+    code = re.compile(r"   @ .*")
+    known = {code.sub("", line) for line in printed.splitlines()}
+    lines = [code.sub("", x) for x in shown.splitlines() if x.strip() != "…"]
+    assert [line for line in lines if line not in known] == []
+
+
+def test_every_command_and_option_exists() -> None:
+    text = "".join(blocks(""))
+    shown = re.findall(r"^(?:\$ )?convc (\w+)", text, re.MULTILINE)
+    assert set(shown) == set(main.commands)
+    options = {
+        option
+        for command in main.commands.values()
+        for parameter in command.params
+        for option in parameter.opts
+    }
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= options | {"--help"}
