@@ -1,17 +1,27 @@
 """Model: a network and the steps that can be made of it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import ArrayLike
 
 from convc.ir.graph import Graph
+from convc.ir.ops.base import Array
 from convc.ir.types import TensorType
 from convc.losses import correct, softmax_cross_entropy
 from convc.optimizers import Adam, Optimizer
 from convc.pipeline import INFERENCE, Step, training
 from convc.summary import Summary, summary_table
 from convc.tracing import Tensor, trace
+
+if TYPE_CHECKING:
+    from convc.data.batches import Dataset
+    from convc.runtime.evaluation import Prediction
+    from convc.runtime.history import History
 
 Network = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -33,6 +43,7 @@ class Model:
         self.network = network
         self.name = name or str(getattr(network, "__name__", "model"))
         self.inputs = inputs or {"image": IMAGE}
+        self.weights: dict[str, Array] | None = None
 
     @cached_property
     def graph(self) -> Graph:
@@ -73,8 +84,22 @@ class Model:
         graph = trace(step, {**self.inputs, "labels": LABELS}, name=self.name)
         return replace(graph, name=self.name)
 
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; see ``convc.runtime.trainer.fit``, which this calls."""
+    def fit(self, train: Dataset, *args: Any, **kwargs: Any) -> History:
+        """Train as ``convc.runtime.trainer.fit`` does, which see; keep the weights."""
         from convc.runtime.trainer import fit
 
-        return fit(self, *args, **kwargs)
+        history = fit(self, train, *args, **kwargs)
+        self.weights = history.program.state()
+        return history
+
+    def evaluate(self, dataset: Dataset, **options: Any) -> tuple[float, float]:
+        """Loss and accuracy with the weights that ``fit`` left (or ``weights=``)."""
+        from convc.runtime.evaluation import evaluate
+
+        return evaluate(self, dataset, options.pop("weights", self.weights), **options)
+
+    def predict(self, images: ArrayLike, **options: Any) -> Prediction:
+        """Classes of images with the weights that ``fit`` left (or ``weights=``)."""
+        from convc.runtime.evaluation import predict
+
+        return predict(self, images, options.pop("weights", self.weights), **options)
