@@ -105,7 +105,7 @@ def compile_command(
     threads: int | None,
     input_type: str,
 ) -> None:
-    """Write the programs emitted for a model, their IR and memory plans."""
+    """Write a model's emitted programs, IR and memory plans."""
     from convc.cli.folder import program_files, write_folder
 
     loaded = load_model(model, input_type)

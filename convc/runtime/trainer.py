@@ -98,11 +98,12 @@ def fit(
     log = _Log(Path(directory) if directory else None, resume)
     step = model.training_step(loss=loss, optimizer=optimizer)
     program = step.compile(backend=backend, batch=batch, threads=threads, check=check)
-    if any(value.name == RATE_INPUT for value in program.graph.inputs):
-        raise RunError(
-            f"{model.name}: fit has no learning rate to feed at run time; give the "
-            "optimizer a number or a schedule, or run the program's steps yourself"
-        )
+    _refuse_runtime_rate(program)
+    program.initialize(seed)
+    evaluator = None
+    if validation is not None:
+        tested = model.evaluation_step(loss=loss)
+        evaluator = tested.compile(backend=backend, batch=batch, threads=threads)
     settings = Settings(
         network=model.name,
         data=train.name,
@@ -114,11 +115,6 @@ def fit(
         backend=program.backend,
         threads=program.threads,
     )
-    program.initialize(seed)
-    evaluator = None
-    if validation is not None:
-        tested = model.evaluation_step(loss=loss)
-        evaluator = tested.compile(backend=backend, batch=batch, threads=threads)
     work = _Work(program, evaluator, train, validation, settings, epochs)
     say = _say if progress else _say_nothing
     return _Run(work, log, checkpoint_every, progress, say).run()
@@ -346,6 +342,15 @@ def _refuse_dataset(model: Model, dataset: Dataset) -> None:
         raise RunError(
             f"{model.name}: tells {classes} classes apart (labels 0 .. {classes - 1}), "
             f"and the highest label of {dataset.name} is {highest}"
+        )
+
+
+def _refuse_runtime_rate(program: Program) -> None:
+    """RunError if the program wants a learning rate, which the loop has not got."""
+    if any(value.name == RATE_INPUT for value in program.graph.inputs):
+        raise RunError(
+            f"{program.graph.name}: fit has no learning rate to feed at run time; give "
+            "the optimizer a number or a schedule, or run the program's steps yourself"
         )
 
 
