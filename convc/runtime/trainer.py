@@ -51,6 +51,7 @@ from convc.runtime.resume import (
 
 if TYPE_CHECKING:
     from convc.model import Model
+    from convc.pipeline import Step
     from convc.program import Program
 
 CHECKPOINTS = "checkpoints"
@@ -96,14 +97,14 @@ def fit(
     for dataset in filter(None, (train, validation)):
         _refuse_dataset(model, dataset)
     log = _Log(Path(directory) if directory else None, resume)
-    step = model.training_step(loss=loss, optimizer=optimizer)
-    program = step.compile(backend=backend, batch=batch, threads=threads, check=check)
+
+    def build(step: Step) -> Program:
+        return step.compile(backend, batch, threads, check)
+
+    program = build(model.training_step(loss=loss, optimizer=optimizer))
     _refuse_runtime_rate(program)
     program.initialize(seed)
-    evaluator = None
-    if validation is not None:
-        tested = model.evaluation_step(loss=loss)
-        evaluator = tested.compile(backend=backend, batch=batch, threads=threads)
+    evaluator = build(model.evaluation_step(loss=loss)) if validation else None
     settings = Settings(
         network=model.name,
         data=train.name,
