@@ -117,8 +117,7 @@ def fit(
         threads=program.threads,
     )
     work = _Work(program, evaluator, train, validation, settings, epochs)
-    say = _say if progress else _say_nothing
-    return _Run(work, log, checkpoint_every, progress, say).run()
+    return _Run(work, log, checkpoint_every, progress).run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,9 +190,9 @@ class _Run:
         log: _Log,
         checkpoint_every: int | None,
         progress: bool,
-        say: Callable[[str], None],
     ) -> None:
-        self._work, self._log, self._say = work, log, say
+        self._work, self._log = work, log
+        self._say = _say if progress else _say_nothing
         self._every, self._progress = checkpoint_every, progress
         self._metrics: MetricsLog | None = None
         self._interruption = Interruption()
