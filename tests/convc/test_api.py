@@ -9,16 +9,76 @@ import pytest
 import convc
 from convc import api
 
-PUBLIC = """
-Adam AdamW CompileError Constant ConvcError CosineDecay Dataset ExponentialDecay
-IRSyntaxError Model ModelError Momentum NETWORKS PiecewiseConstant Program RunError SGD
-Step Tensor TypeRuleError VerifyError Warmup add avg_pool2d batch_norm bias_add concat
-constant conv2d convolve correct dense dropout elu exp flatten gelu get_variable
-global_avg_pool2d global_max_pool2d glorot_normal glorot_uniform he_normal he_uniform
-leaky_relu load_mnist load_network log log_softmax matmul max_pool2d normal ones
-reduce_mean reduce_sum relu reshape sigmoid silu softmax softmax_cross_entropy softplus
-sqrt tanh trace truncated_normal variable_scope zeros
-""".split()
+PUBLIC = [
+    "Adam",
+    "AdamW",
+    "CompileError",
+    "Constant",
+    "ConvcError",
+    "CosineDecay",
+    "Dataset",
+    "ExponentialDecay",
+    "IRSyntaxError",
+    "Model",
+    "ModelError",
+    "Momentum",
+    "NETWORKS",
+    "PiecewiseConstant",
+    "Program",
+    "RunError",
+    "SGD",
+    "Step",
+    "Tensor",
+    "TypeRuleError",
+    "VerifyError",
+    "Warmup",
+    "add",
+    "avg_pool2d",
+    "batch_norm",
+    "bias_add",
+    "concat",
+    "constant",
+    "conv2d",
+    "convolve",
+    "correct",
+    "dense",
+    "dropout",
+    "elu",
+    "exp",
+    "flatten",
+    "gelu",
+    "get_variable",
+    "global_avg_pool2d",
+    "global_max_pool2d",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "leaky_relu",
+    "load_mnist",
+    "load_network",
+    "log",
+    "log_softmax",
+    "matmul",
+    "max_pool2d",
+    "normal",
+    "ones",
+    "reduce_mean",
+    "reduce_sum",
+    "relu",
+    "reshape",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softmax_cross_entropy",
+    "softplus",
+    "sqrt",
+    "tanh",
+    "trace",
+    "truncated_normal",
+    "variable_scope",
+    "zeros",
+]
 
 
 def test_the_public_names_are_exactly_these() -> None:
