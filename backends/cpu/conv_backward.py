@@ -147,9 +147,9 @@ class ConvBackward:
         w(f"which = {kernel.private('which', *dims)}")
         w.steps(f"copyto(which, index{here})")
         w(f"dz = {kernel.private('dz', g.rows, g.ph, g.k, g.pw, g.cols, 'm')}")
-        w(f"taps = [dz[:, q, :, e] for q in range({g.ph}) for e in range({g.pw})]")
-        w("for number, tap in enumerate(taps):")
-        w.steps("    equal(which, np.uint8(number), out=won)")
+        taps = f"dz[:, q, :, e] for q in range({g.ph}) for e in range({g.pw})"
+        w(f"for k, tap in enumerate({taps}):")
+        w.steps("    equal(which, np.uint8(k), out=won)")
         w.steps("    multiply(d, won, out=tap)")
 
     def _emit_products(self, w: Writer, kernel: Kernel, plan: _Plan) -> None:

@@ -25,7 +25,16 @@ FUNCTIONS = (
 
 RESERVED = frozenset(HELPERS).union(
     dir(builtins),
-    ("math", "time", "np", "call", "partialmethod", "Barrier", "ThreadPoolExecutor"),
+    (
+        "math",
+        "os",
+        "time",
+        "np",
+        "call",
+        "partialmethod",
+        "Barrier",
+        "ThreadPoolExecutor",
+    ),
     FUNCTIONS,
     ("BATCH", "THREADS", "ARENA_BYTES", "ZERO", "BARRIER", "KERNELS", "ARRAYS"),
     ("Memory", "Program", "program", "share", "pieces", "name", "step", "start"),
@@ -66,11 +75,13 @@ def _emit_header(w: Writer, graph: Graph, arena: Arena) -> None:
     w("advance: `call(add, x, y, out=z)` is add(x, y, out=z), run later by worker t.")
     w("Arrays with a batch keep it innermost: n images [h, w, c] are [h, w, c, n].")
     w('"""', "")
-    w("import math", "import time")
+    w("import math", "import os", "import time")
     w("from concurrent.futures import ThreadPoolExecutor")
     w("from functools import partial as call")
     w("from functools import partialmethod")
     w("from threading import Barrier", "")
+    w('if __name__ == "__main__":  # the threads are ours, not the BLAS library\'s')
+    w('    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")')
     w("import numpy as np")
     functions = ", ".join(FUNCTIONS)
     w(f"from numpy import {functions}")

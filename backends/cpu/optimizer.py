@@ -36,10 +36,11 @@ class Optimizer:
         """One piece for intermediate results, two where the gradient is changed."""
         self._check(kernel)
         dtype = kernel.ops[0].operands[0].type.dtype
-        piece = Scratch("u", dtype, (2, kernel.integer("piece")))
+        piece = (kernel.integer("piece"),)
+        scratch = (Scratch("u", dtype, piece), Scratch("d", dtype, piece))
         if kernel.ops[0].op != "adam":
-            return (piece,)
-        return (piece, Scratch("scalars", dtype, (2, 1)))
+            return scratch
+        return (*scratch, Scratch("scalars", dtype, (2, 1)))
 
     def _check(self, kernel: Kernel) -> None:
         first, counter = kernel.ops[0], self._counter(kernel)
@@ -60,8 +61,8 @@ class Optimizer:
                 if places[0] is None or places[0] != places[1]:
                     raise kernel.refusal(
                         f"{node.op} works in place on {old}: {state.type}, so its "
-                        "result must be that parameter's update and no output; update the "
-                        "parameter, and show a copy of it"
+                        "result must be that parameter's update and no output; update "
+                        "the parameter, and show a copy of it"
                     )
 
     def emit(self, w: Writer, kernel: Kernel) -> None:
@@ -78,11 +79,6 @@ class Optimizer:
         changed = number(first.attrs["weight_decay"]) and not first.attrs.get(
             "decoupled"
         )
-        w(
-            f"u_all, d_all = {kernel.private('u')}"
-            if changed
-            else f"u_all, _ = {kernel.private('u')}"
-        )
         if first.op == "adam":
             self._scalars(w, kernel, first)
         piece = kernel.integer("piece")
@@ -90,7 +86,9 @@ class Optimizer:
         w.depth += 1
         arrays = ", ".join(f"{slot}_all" for slot in slots)
         w(f"{', '.join(slots)} = (a[i : i + size] for a in ({arrays}))")
-        w("u, d = u_all[:size], d_all[:size]" if changed else "u = u_all[:size]")
+        w(f"u = {kernel.private('u', 'size')}")
+        if changed:
+            w(f"d = {kernel.private('d', 'size')}")
         getattr(self, f"_{first.op}")(w, first, self._decay(w, first))
         w.depth -= 1
         counter = self._counter(kernel)
