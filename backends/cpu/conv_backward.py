@@ -94,9 +94,10 @@ class ConvBackward:
         ends = [n.operands[i] for n, i in ((dw, 1), (dx, 0), (bias, 0)) if n]
         if any(end != value for end in ends):
             raise kernel.refusal("the gradients do not share one source")
-        if dw and dx and dw.attrs["groups"] != dx.attrs["groups"]:
+        tiles = conv_tiles(kernel, conv, pool)
+        if dw and dx and tiles != conv_tiles(kernel, dx, pool):
             raise kernel.refusal("two different convolutions")
-        return _Plan(relu, pool, bias, dw, dx, source, conv_tiles(kernel, conv, pool))
+        return _Plan(relu, pool, bias, dw, dx, source, tiles)
 
     def emit(self, w: Writer, kernel: Kernel) -> None:
         """Write the body of the kernel's function."""

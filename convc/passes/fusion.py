@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from convc.backends.base import OPTIMIZERS
+from convc.ir.builder import GraphBuilder
 from convc.ir.graph import Graph, Node
 from convc.ir.types import DType
+from convc.ir.verifier import VIEWS
 from convc.passes.manager import Context, Pass
 from convc.passes.outline import is_convex, kernel_name, outline
 
@@ -234,11 +236,9 @@ def _backward_group(graph: Graph, anchor: Node, context: Context) -> list[str]:
     users, producers, live = graph.users(), graph.producers(), graph.live_out()
     dz = anchor.operands[1]
     group = [anchor.name]
-    for reader in users[dz.name]:
-        sums_bias = reader.op == "reduce_sum" and reader.attrs["axes"] == (0, 1, 2)
-        same = reader.op == "conv2d_input_grad" and reader.operands[0] == dz
-        if sums_bias or (same and _same_geometry(reader, anchor)):
-            group.append(reader.name)
+    for belongs in (_sums_bias, _is_input_gradient):
+        found = [n.name for n in users[dz.name] if belongs(n, anchor)]
+        group += found[:1]  # the rest are another convolution's
     value = dz
     for op in ("max_pool2d_grad", "relu_grad"):
         node = producers.get(value.name)
@@ -258,10 +258,23 @@ def _backward_group(graph: Graph, anchor: Node, context: Context) -> list[str]:
     return group
 
 
-def _same_geometry(a: Node, b: Node) -> bool:
-    return all(
-        a.attrs[k] == b.attrs[k] for k in ("strides", "padding", "dilations", "groups")
+def _sums_bias(node: Node, anchor: Node) -> bool:
+    return node.op == "reduce_sum" and node.attrs["axes"] == (0, 1, 2)
+
+
+def _is_input_gradient(node: Node, anchor: Node) -> bool:
+    """Whether a node is the input gradient of the anchor's own geometry."""
+    if node.op != "conv2d_input_grad" or node.operands[0] != anchor.operands[1]:
+        return False
+    same = all(
+        node.attrs[key] == anchor.attrs[key]
+        for key in ("strides", "padding", "dilations", "groups")
     )
+    shapes = [
+        (anchor.operands[0].type.shape, anchor.result.type.shape),
+        (node.result.type.shape, node.operands[1].type.shape),
+    ]
+    return same and shapes[0] == shapes[1]
 
 
 FUSE_CONV_BACKWARD = Pass(
@@ -275,7 +288,7 @@ def fuse_optimizer(graph: Graph, context: Context) -> Graph:
     The updates are independent of each other and elementwise, so one loop over all
     parameters laid end to end does the same arithmetic on every element.
     """
-    graph = replace(graph, stage="fusing")
+    graph = _own_gradients(replace(graph, stage="fusing"))
     kinds: dict[str, list[str]] = {}
     for node in graph.nodes:
         if node.op in OPTIMIZERS:
@@ -287,6 +300,33 @@ def fuse_optimizer(graph: Graph, context: Context) -> Graph:
         counter = [] if number else _step_counter(graph)
         graph = outline(graph, [*names, *counter], f"optimizer{suffix}")
     return graph
+
+
+def _own_gradients(graph: Graph) -> Graph:
+    """``graph`` with a copy of each gradient that cannot lie among the others.
+
+    One that two parameters have in common, and one that is an input, a parameter, a
+    constant or a view of another value.
+    """
+    made = {
+        v.name
+        for n in graph.nodes
+        for v in n.results
+        if n.op not in (*VIEWS, "constant")
+    }
+    b, nodes = GraphBuilder(graph.name, graph), list[Node]()
+    for node in graph.nodes:
+        if node.op in OPTIMIZERS:
+            parameter, gradient, *rest = node.operands
+            if gradient.name in made:
+                made.remove(gradient.name)
+            else:
+                b.locs = node.locs
+                own = b("copy", gradient)
+                nodes.append(b.nodes[-1])
+                node = replace(node, operands=(parameter, own, *rest))
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
 
 
 def _step_counter(graph: Graph) -> list[str]:

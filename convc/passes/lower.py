@@ -21,7 +21,8 @@ def form_kernels(graph: Graph, context: Context) -> Graph:
     updates it: such kernels go to the end, and an update whose value is read together
     with the old parameter, or is no kernel's result, is copied there.
     """
-    graph = _updates_last(_copy_updates(replace(graph, stage="fusing")))
+    graph = drop_dead(replace(graph, stage="fusing"))
+    graph = _updates_last(_copy_updates(graph))
     for node in graph.nodes:
         if node.region is None and node.op not in (*VIEWS, "constant"):
             graph = outline(graph, [node.name])
