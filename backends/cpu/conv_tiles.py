@@ -19,8 +19,9 @@ from convc.ir.ops.conv import conv_axes
 from convc.ir.ops.pool import pool_axes
 from convc.ir.types import DType
 
-SLAB_BYTES = 768 * 1024
-"""Target size of one im2col matrix: most of a core's second-level cache."""
+SLAB_BYTES = 3 * 1024 * 1024
+"""Target size of one im2col matrix. The BLAS library packs it into cache-sized blocks
+by itself; more images per tile make the copies' inner runs, and the calls, longer."""
 EPILOGUE_ELEMENTS = 64 * 1024
 """Elements per call in the epilogue: fewer make the workers wait for the interpreter
 lock more than they compute."""
@@ -83,7 +84,7 @@ class ConvTiles:
         )
 
     def images(self, batch: int, threads: int) -> int:
-        """How many images a tile takes: the most that keep a matrix in cache."""
+        """How many images a tile takes: the most whose matrix stays within bounds."""
         share = -(-batch // threads)
         fitting = SLAB_BYTES // (self.depth * self.width * 4)
         return max(1, min(share, max(8, fitting // 8 * 8), 128))
