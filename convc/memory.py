@@ -33,6 +33,6 @@ class MemoryPlan:
         return (
             f"memory: one arena of {self.arena_bytes:,} bytes "
             f"({self.arena_bytes / 2**20:.1f} MiB) for batch {self.batch}: "
-            f"{self.parameter_bytes / 2**20:.1f} MiB weights and optimizer state, "
+            f"{self.parameter_bytes / 2**20:.1f} MiB parameters and state, "
             f"{self.activation_bytes / 2**20:.1f} MiB activations and scratch"
         )

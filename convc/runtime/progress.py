@@ -2,7 +2,8 @@
 
 Everything goes to stderr, so that what a command prints can be piped on. Loss and
 accuracy are means over the epoch's images so far. rich, which draws the bar and
-honours NO_COLOR, is imported only where a bar is drawn.
+honours NO_COLOR, is imported only where a bar is drawn. The line that ends an epoch is
+the caller's: it follows the test, when the bar is gone.
 """
 
 from __future__ import annotations
@@ -70,13 +71,6 @@ class EpochProgress:
         elif part < self._part() < _PARTS:
             share = f"{100 * self._done // self._images:3d} %"
             self._write(f"{self._label}  {share}  {self._state()}{self._left()}")
-
-    def finish(self, text: str = "") -> None:
-        """Take the bar away and print the epoch's line, ``text`` at its end."""
-        self._stop()
-        seconds = f"{self._clock() - self._began:.1f} s"
-        parts = [self._label, self._state(), seconds, text]
-        self._write("  ".join(part for part in parts if part))
 
     def _part(self) -> int:
         """How many tenths of the epoch are done."""
