@@ -103,7 +103,7 @@ class Program:
                 f"{self.memory.arena_bytes}"
             )
         return {
-            name: np.array(self._emitted.array(name, images))
+            name: np.array(self._emitted.output(name, images))
             for name, _ in self.graph.outputs
         }
 
@@ -186,7 +186,7 @@ def _load(source: str, name: str) -> Any:
     The text is put where tracebacks look for it, so that an error in emitted code
     shows the emitted line.
     """
-    filename = f"<convc {next(_serial)}: {name}>"
+    filename = f"<convc {next(_serial)}: {ascii(name)[1:-1]}>"
     lines = source.splitlines(keepends=True)
     linecache.cache[filename] = (len(source), None, lines, filename)
     namespace: dict[str, Any] = {"__name__": "convc_emitted"}

@@ -1,10 +1,11 @@
 """Writes the source file of a planned graph."""
 
 import builtins
+import json
 import keyword
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from convc.backends.cpu.kernel import LINE, Kernel, Writer, comment, identifier
 from convc.backends.cpu.prelude import HELPERS, SHARE, TAIL, helpers_for, memory_for
@@ -36,7 +37,8 @@ RESERVED = frozenset(HELPERS).union(
         "ThreadPoolExecutor",
     ),
     FUNCTIONS,
-    ("BATCH", "THREADS", "ARENA_BYTES", "ZERO", "BARRIER", "KERNELS", "ARRAYS"),
+    ("BATCH", "THREADS", "ARENA_BYTES", "ZERO", "BARRIER"),
+    ("KERNELS", "ARRAYS", "OUTPUTS"),
     ("Memory", "Program", "program", "share", "pieces", "name", "step", "start"),
 )
 """Names the emitted file uses itself."""
@@ -56,9 +58,10 @@ def emit_program(graph: Graph, arena: Arena) -> str:
     for kernel, name in zip(kernels, names, strict=True):
         _emit_kernel(body, kernel, name)
     source = "\n".join(body.lines)
+    helpers = helpers_for(source)
     w = Writer()
-    _emit_header(w, graph, arena)
-    for text in (memory_for(source), SHARE, *helpers_for(source)):
+    _emit_header(w, graph, arena, _functions_in("\n".join([source, *helpers])))
+    for text in (memory_for(source), SHARE, *helpers):
         w("", "")
         w.block(text)
     w("", "")
@@ -69,7 +72,14 @@ def emit_program(graph: Graph, arena: Arena) -> str:
     return "\n".join(w.lines) + "\n"
 
 
-def _emit_header(w: Writer, graph: Graph, arena: Arena) -> None:
+def _functions_in(source: str) -> list[str]:
+    """Those of FUNCTIONS that are called, or bound to be called, by bare name."""
+    return [f for f in FUNCTIONS if re.search(rf"(?<![\w.]){f}[(,]", source)]
+
+
+def _emit_header(
+    w: Writer, graph: Graph, arena: Arena, functions: Sequence[str]
+) -> None:
     w(f'"""{comment(graph.name)}: emitted by convc for NumPy, needs nothing else.', "")
     w("A kernel function yields the calls that a step makes, with all views made in")
     w("advance: `call(add, x, y, out=z)` is add(x, y, out=z), run later by worker t.")
@@ -83,8 +93,8 @@ def _emit_header(w: Writer, graph: Graph, arena: Arena) -> None:
     w('if __name__ == "__main__":  # the threads are ours, not the BLAS library\'s')
     w('    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")')
     w("import numpy as np")
-    functions = ", ".join(FUNCTIONS)
-    w(f"from numpy import {functions}")
+    if functions:
+        w(f"from numpy import {', '.join(functions)}")
     w("")
     w(f"BATCH = {arena.batch}  # the most images one step takes")
     w(f"THREADS = {arena.threads}")
@@ -138,7 +148,8 @@ def _names(kernels: list[Kernel]) -> list[str]:
     names: list[str] = []
     for kernel in kernels:
         name = identifier(str(kernel.node.attrs["name"]))
-        if not name.isidentifier() or keyword.iskeyword(name) or name in RESERVED:
+        taken = keyword.iskeyword(name) or name in RESERVED or name.startswith("__")
+        if taken or not name.isidentifier():
             name = f"kernel_{name}"
         base, count = name, 1
         while name in names:
@@ -154,14 +165,21 @@ def _emit_tables(
     w("", "", "KERNELS = [")
     w(*(f"    {name}," for name in names), "]", "")
     w("# name: dtype, offset in the arena, storage order of the axes, shape (None: n)")
-    w("ARRAYS = {")
-    entries = [(v.name, v) for v in graph.inputs]
-    entries += [(p.value.name, p.value) for p in graph.parameters]
-    entries += list(graph.outputs)
-    for key, value in entries:
+    given = (*graph.inputs, *(p.value for p in graph.parameters))
+    _emit_table(w, "ARRAYS", ((v.name, v) for v in given), buffers)
+    _emit_table(w, "OUTPUTS", graph.outputs, buffers)
+
+
+def _emit_table(
+    w: Writer,
+    title: str,
+    entries: Iterable[tuple[str, Value]],
+    buffers: dict[str, Buffer],
+) -> None:
+    w(f"{title} = {{")
+    for name, value in entries:
         shape = tuple(None if isinstance(d, str) else d for d in value.type.shape)
-        offset = buffers[value.name].offset
-        dtype = value.type.dtype.numpy.name
-        row = f"    {key!r}: ({dtype!r}, {offset}, {value.type.order}, {shape}),"
-        w(row.replace("'", '"'))
+        offset, dtype = buffers[value.name].offset, value.type.dtype.numpy.name
+        row = f'("{dtype}", {offset}, {value.type.order}, {shape})'
+        w(f"    {json.dumps(name)}: {row},")
     w("}")
