@@ -103,7 +103,7 @@ class Program:
                 f"{self.memory.arena_bytes}"
             )
         return {
-            name: np.array(self._emitted.output(name, images))
+            name: np.array(self._emitted.array(f"-> {name}", images))
             for name, _ in self.graph.outputs
         }
 

@@ -5,7 +5,7 @@ import json
 import keyword
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from convc.backends.cpu.kernel import LINE, Kernel, Writer, comment, identifier
 from convc.backends.cpu.prelude import HELPERS, SHARE, TAIL, helpers_for, memory_for
@@ -37,8 +37,7 @@ RESERVED = frozenset(HELPERS).union(
         "ThreadPoolExecutor",
     ),
     FUNCTIONS,
-    ("BATCH", "THREADS", "ARENA_BYTES", "ZERO", "BARRIER"),
-    ("KERNELS", "ARRAYS", "OUTPUTS"),
+    ("BATCH", "THREADS", "ARENA_BYTES", "ZERO", "BARRIER", "KERNELS", "ARRAYS"),
     ("Memory", "Program", "program", "share", "pieces", "name", "step", "start"),
 )
 """Names the emitted file uses itself."""
@@ -164,22 +163,14 @@ def _emit_tables(
 ) -> None:
     w("", "", "KERNELS = [")
     w(*(f"    {name}," for name in names), "]", "")
-    w("# name: dtype, offset in the arena, storage order of the axes, shape (None: n)")
-    given = (*graph.inputs, *(p.value for p in graph.parameters))
-    _emit_table(w, "ARRAYS", ((v.name, v) for v in given), buffers)
-    _emit_table(w, "OUTPUTS", graph.outputs, buffers)
-
-
-def _emit_table(
-    w: Writer,
-    title: str,
-    entries: Iterable[tuple[str, Value]],
-    buffers: dict[str, Buffer],
-) -> None:
-    w(f"{title} = {{")
-    for name, value in entries:
+    w("# name (outputs: -> name): dtype, offset in the arena, storage order, shape")
+    w("ARRAYS = {")
+    entries = [(v.name, v) for v in graph.inputs]
+    entries += [(p.value.name, p.value) for p in graph.parameters]
+    entries += [(f"-> {name}", value) for name, value in graph.outputs]
+    for key, value in entries:
         shape = tuple(None if isinstance(d, str) else d for d in value.type.shape)
         offset, dtype = buffers[value.name].offset, value.type.dtype.numpy.name
         row = f'("{dtype}", {offset}, {value.type.order}, {shape})'
-        w(f"    {json.dumps(name)}: {row},")
+        w(f"    {json.dumps(key)}: {row},")
     w("}")

@@ -244,15 +244,8 @@ class Program:
         self.steps = {}
 
     def array(self, name, n=BATCH):
-        """An input or parameter for n images, batch first, as a view."""
-        return self.view(*ARRAYS[name], n)
-
-    def output(self, name, n=BATCH):
-        """An output of the last step, on n images, batch first, as a view."""
-        return self.view(*OUTPUTS[name], n)
-
-    def view(self, dtype, offset, order, shape, n):
-        """Stored bytes as an array with its axes in their own order."""
+        """An input, parameter or output for n images, batch first, as a view."""
+        dtype, offset, order, shape = ARRAYS[name]
         bound = [n if size is None else size for size in shape]
         stored = self.memory.view(dtype, offset, *(bound[axis] for axis in order))
         return stored.transpose([order.index(axis) for axis in range(len(order))])
