@@ -37,7 +37,8 @@ def _copy_updates(graph: Graph) -> Graph:
     """Copy what cannot be made or shown in place.
 
     An update that two parameters take, that is no kernel's result, or that is read
-    together with the old parameter; an output that is a parameter or its update.
+    together with the old parameter; an output that is a parameter, its update or a
+    view of either.
     """
     producers, users = graph.producers(), graph.users()
     parameters = {p.value.name for p in graph.parameters}
@@ -54,6 +55,9 @@ def _copy_updates(graph: Graph) -> Graph:
         taken.add(value.name)
         updates.append((parameter, value))
     shared = parameters | {v.name for _, v in updates}
+    for node in graph.nodes:
+        if node.op in VIEWS and node.operands[0].name in shared:
+            shared.add(node.name)
     outputs = tuple(
         (k, b("copy", v) if v.name in shared else v) for k, v in graph.outputs
     )

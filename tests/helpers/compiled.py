@@ -50,18 +50,22 @@ def faults(graph: Graph, bounds: Bounds, result: Result) -> list[str]:
 
 
 def agrees(
-    graph: Graph, inputs: Mapping[str, Array], program: Program
+    graph: Graph,
+    inputs: Mapping[str, Array],
+    program: Program,
+    given: Mapping[str, Array] | None = None,
 ) -> tuple[Result, list[str]]:
     """One step of ``program`` from where it stands, and its faults.
 
-    It must not touch parameters that the graph does not update.
+    It must not touch parameters that the graph does not update. ``given`` has values
+    for states that the graph has and the program does not need.
     """
-    before = program.state()
+    before = {**(given or {}), **program.state()}
     bounds = bounded(graph, inputs, before)
     result = ran(program, inputs)
     found = faults(graph, bounds, result)
     updated = {target.name for target, _ in graph.updates}
-    for name in before.keys() - updated:
+    for name in result.updates.keys() - updated:
         if not np.array_equal(before[name], result.updates[name]):
             found.append(f"parameter {name} has changed")
     return result, found
