@@ -37,6 +37,28 @@ class _Plan:
     source: Value
     tiles: ConvTiles
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether each row of windows of the input gradient is one product.
+
+        With neither stride nor dilation between rows, the rows of dz that reach an
+        input row lie one after the other, so one product of depth KH·K gives it.
+        """
+        g = self.tiles
+        plain = (g.groups, g.stride_h, g.dilation_h) == (1, 1, 1)
+        return self.dx is not None and plain
+
+    @property
+    def dz_rows(self) -> int:
+        """Rows of dz that are kept, with zeros around it where rows are combined."""
+        g = self.tiles
+        return g.h + g.top + g.kh - 1 if self.by_rows else g.rows * g.ph
+
+    @property
+    def dz_first(self) -> int:
+        """The first row of dz that is not a zero of the rim."""
+        return self.tiles.kh - 1 if self.by_rows else 0
+
 
 class ConvBackward:
     """[relu_grad] [max_pool2d_grad] then filter, input and bias gradients."""
@@ -62,16 +84,18 @@ class ConvBackward:
             scratch.append(Scratch("won", DType.BOOL, pooled))
         if plan.pool:
             scratch.append(Scratch("which", DType.U8, pooled))
-            scratch.append(Scratch("dz", f32, (g.rows, g.ph, g.k, g.pw, g.cols, m)))
         if plan.bias:
-            scratch += [Scratch("db", f32, (g.k,)), Scratch("tile_db", f32, (g.k,))]
+            scratch.append(Scratch("db", f32, (2, g.k)))
         if plan.dw or plan.dx:
             scratch.append(Scratch("windows", f32, (*g.window_dims, m)))
         if plan.dw:
-            scratch.append(Scratch("dw", f32, (g.depth, g.k)))
-            scratch.append(Scratch("product", f32, (g.depth, g.k)))
-        if plan.dx:
+            scratch.append(Scratch("dw", f32, (2, g.depth, g.k)))
+        if plan.dx and plan.by_rows:
+            scratch.append(Scratch("turned", f32, (g.depth // g.kh, g.kh, g.k)))
+        elif plan.dx:
             scratch.append(Scratch("columns", f32, (g.depth, g.width * m)))
+        if plan.pool or plan.by_rows:
+            scratch.append(Scratch("dz", f32, (plan.dz_rows, g.k, g.pw, g.cols, m)))
         return tuple(scratch)
 
     def _plan(self, kernel: Kernel) -> _Plan:
@@ -109,13 +133,19 @@ class ConvBackward:
             w(f"index = {kernel.mem(plan.pool.operands[0])}")
         if plan.dw:
             w(f"x = {kernel.mem(plan.dw.operands[0])}")
-            w(f"dw = {kernel.private('dw')}", f"product = {kernel.private('product')}")
+            w(f"dw, product = {kernel.private('dw')}")
         if plan.dx:
             g = plan.tiles
-            w(f"w = {kernel.mem(plan.dx.operands[1], g.depth, g.k)}")
+            weights = plan.dx.operands[1]
             w(f"dx = {kernel.mem(plan.dx.result)}")
+            if plan.by_rows:
+                w(f"turned = {kernel.private('turned')}  # last row of taps first")
+                w(f"taps = {kernel.mem(weights, g.kh, g.depth // g.kh, g.k)}")
+                w.steps("copyto(turned, taps[::-1].transpose(1, 0, 2))")
+            else:
+                w(f"w = {kernel.mem(weights, g.depth, g.k)}")
         if plan.bias:
-            w(f"db = {kernel.private('db')}", f"tile_db = {kernel.private('tile_db')}")
+            w(f"db, tile_db = {kernel.private('db')}")
         sums = [n for n, p in (("dw", plan.dw), ("db", plan.bias)) if p]
         w.steps(*(f"{name}.fill(0)" for name in sums))
         w(f"for i, m in pieces(*share(n, t), {kernel.integer('images')}):")
@@ -130,7 +160,17 @@ class ConvBackward:
         g = plan.tiles
         dims = (g.rows, g.k, g.cols, "m")
         here = "[..., i : i + m].transpose(0, 2, 1, 3)"
-        w(f"d = {kernel.private('d', *dims)}")
+        first, rows = plan.dz_first, g.rows * g.ph
+        if plan.pool or plan.by_rows:
+            w(f"dz = {kernel.private('dz', plan.dz_rows, g.k, g.pw, g.cols, 'm')}")
+        inside = f"dz[{first}:{first + rows}]" if plan.by_rows else "dz"
+        if plan.by_rows:
+            rims = f"dz[:{first}], dz[{first + rows}:]"
+            w(f"yield from (call(rim.fill, 0) for rim in ({rims}))")
+        if plan.by_rows and not plan.pool:
+            w(f"d = {inside}.reshape({g.rows}, {g.k}, {g.cols}, m)")
+        else:
+            w(f"d = {kernel.private('d', *dims)}")
         if plan.relu or plan.pool:
             w(f"won = {kernel.private('won', *dims)}")
         if plan.relu:
@@ -141,14 +181,18 @@ class ConvBackward:
         if plan.bias:
             w.steps("np.add.reduce(d, axis=(0, 2, 3), out=tile_db)")
             w.steps("add(db, tile_db, out=db)")
-        if not plan.pool:
+        if plan.pool:
+            self._emit_unpool(w, kernel, plan, inside)
+        elif not plan.by_rows:
             w(f"dz = d.reshape({g.rows}, {g.k}, 1, {g.cols}, m)")
-            return
+
+    def _emit_unpool(self, w: Writer, kernel: Kernel, plan: _Plan, inside: str) -> None:
+        g = plan.tiles
         w("# through the pool: each gradient goes to the tap that won")
-        w(f"which = {kernel.private('which', *dims)}")
-        w.steps(f"copyto(which, index{here})")
-        w(f"dz = {kernel.private('dz', g.rows, g.ph, g.k, g.pw, g.cols, 'm')}")
-        taps = f"dz[:, q, :, e] for q in range({g.ph}) for e in range({g.pw})"
+        w(f"which = {kernel.private('which', g.rows, g.k, g.cols, 'm')}")
+        w.steps("copyto(which, index[..., i : i + m].transpose(0, 2, 1, 3))")
+        w(f"z = {inside}.reshape({g.rows}, {g.ph}, {g.k}, {g.pw}, {g.cols}, m)")
+        taps = f"z[:, q, :, e] for q in range({g.ph}) for e in range({g.pw})"
         w(f"for k, tap in enumerate({taps}):")
         w.steps("    equal(which, np.uint8(k), out=won)")
         w.steps("    multiply(d, won, out=tap)")
@@ -156,7 +200,9 @@ class ConvBackward:
     def _emit_products(self, w: Writer, kernel: Kernel, plan: _Plan) -> None:
         g = plan.tiles
         w(f"windows = {kernel.private('windows', *g.window_dims, 'm')}")
-        over = ["windows", "dz", "0", *map(str, (g.rows * g.ph, g.stride_h, g.kh))]
+        first, rows = plan.dz_first, g.rows * g.ph
+        dz = f"dz[{first}:{first + rows}]" if plan.by_rows else "dz"
+        over = ["windows", dz, "0", *map(str, (rows, g.stride_h, g.kh))]
         if plan.dw:
             w("# filter gradient: the sum over rows of windows @ dz.T")
             w.steps(f"fill_windows({shifts_of('x', g)})")
@@ -169,12 +215,20 @@ class ConvBackward:
                 w.call("for a, s, o in products(", ["dw", *over], "):")
                 w(f"    p = product[:, : {g.k // g.groups}]")
                 w.steps("    matmul(s, o.T, out=p)", "    add(a.T, p, out=a.T)")
-        if plan.dx:
-            w("# input gradient: w @ dz for each row, folded back onto the input")
+        if plan.by_rows:
+            w("# input gradient: each row of windows is one product over kh rows of dz")
+            last = min(g.top + g.h, g.height)
+            w(f"for row in range({g.top}, {last}):")
+            w(f"    s = dz[row : row + {g.kh}].reshape({g.kh * g.k}, -1)")
+            w(f"    o = windows[0, 0, row].reshape({g.depth // g.kh}, -1)")
+            w.steps("    matmul(turned.reshape(len(o), -1), s, out=o)")
+        elif plan.dx:
+            w("# input gradient: w @ dz for each row, added to the rows of its taps")
             w(f"columns = {kernel.private('columns', g.depth, f'{g.width} * m')}")
             w.steps("windows.fill(0)")
             w.call("for a, s, o in products(", ["w", *over], "):")
             w.steps("    matmul(a.T, o, out=columns)", "    add(s, columns, out=s)")
+        if plan.dx:
             w.steps("dx[..., i : i + m].fill(0)", f"fold_windows({shifts_of('dx', g)})")
 
     def _emit_totals(self, w: Writer, kernel: Kernel, plan: _Plan) -> None:
@@ -188,6 +242,6 @@ class ConvBackward:
         ):
             if node is None:
                 continue
-            part = kernel.private_of(name, "u", *shape)
-            w(f"parts = [{part} for u in range(THREADS)]")
+            part = kernel.private_of(name, "u", 2, *shape)
+            w.call("parts = [", [f"{part}[0] for u in range(THREADS)"], "]")
             w.steps(f"add_parts(t, {kernel.mem(node.result, *shape)}, parts)")

@@ -75,7 +75,11 @@ class Optimizer:
         size = sum(n.operands[0].type.elements(1) for n in updates)
         for i, slot in enumerate(slots):
             w(f"{slot}_all = {kernel.mem(first.operands[i], size)}")
-        w(f"rate = {kernel.mem(first.operands[len(slots)])}")
+        rate = kernel.mem(first.operands[len(slots)])
+        if first.op == "adam":
+            w(f"rate, step = {rate}, {kernel.mem(first.operands[-1])}")
+        else:
+            w(f"rate = {rate}")
         changed = number(first.attrs["weight_decay"]) and not first.attrs.get(
             "decoupled"
         )
@@ -94,8 +98,10 @@ class Optimizer:
         counter = self._counter(kernel)
         if counter is not None:
             count, one = (kernel.mem(v) for v in counter.operands)
-            w("yield BARRIER", "if t == 0:", f"    count = {count}")
-            w.steps(f"    add(count, {one}, out=count)")
+            w("yield BARRIER  # all have read the step's number", "if t == 0:")
+            if first.op != "adam":
+                w(f"    step = {count}")
+            w.steps(f"    add(step, {one}, out=step)")
 
     def _decay(self, w: Writer, node: Node) -> str:
         """Emit weight decay on the gradient; the name of the gradient to use."""
@@ -121,7 +127,6 @@ class Optimizer:
     def _scalars(self, w: Writer, kernel: Kernel, node: Node) -> None:
         """What changes from step to step: three numbers, computed once a step."""
         beta1, beta2, epsilon = (node.attrs[k] for k in ("beta1", "beta2", "epsilon"))
-        w(f"step = {kernel.mem(node.operands[-1])}")
         w(f"scaled_rate, epsilon = {kernel.private('scalars')}")
         w.steps(
             f"adam_scalars(rate, step, {beta1!r}, {beta2!r}, {epsilon!r}, scaled_rate, "
