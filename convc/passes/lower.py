@@ -18,8 +18,8 @@ def form_kernels(graph: Graph, context: Context) -> Graph:
     """Put every op that was not fused into a kernel of its own, updates last.
 
     Updates happen in place, so nothing may read a parameter after the kernel that
-    updates it: such kernels go to the end, and an update whose value is read together
-    with the old parameter, or is no kernel's result, is copied there.
+    updates it: such kernels go to the end, and an update that comes before a reader of
+    the old parameter, or is no kernel's result, is copied there.
     """
     graph = drop_dead(replace(graph, stage="fusing"))
     graph = _updates_last(_copy_updates(graph))
@@ -36,18 +36,19 @@ def form_kernels(graph: Graph, context: Context) -> Graph:
 def _copy_updates(graph: Graph) -> Graph:
     """Copy what cannot be made or shown in place.
 
-    An update that two parameters take, that is no kernel's result, or that is read
-    together with the old parameter; an output that is a parameter, its update or a
+    An update that two parameters take, that is no kernel's result, or that comes
+    before a reader of the old parameter; an output that is a parameter, its update or a
     view of either.
     """
-    producers, users = graph.producers(), graph.users()
+    producers, users, flow = graph.producers(), graph.users(), graph.dataflow()
     parameters = {p.value.name for p in graph.parameters}
     b = GraphBuilder(graph.name, graph)
     taken: set[str] = set()
     updates = []
     for parameter, value in graph.updates:
         maker = producers.get(value.name)
-        both = any(parameter in n.operands for n in users[value.name])
+        later = nx.descendants(flow, maker.name) if maker else set()
+        both = not later.isdisjoint(_readers(parameter.name, users))
         fresh = maker is not None and maker.op not in VIEWS
         b.locs = maker.locs if maker else ()
         if not fresh or both or value.name in taken:

@@ -220,6 +220,23 @@ ENDS = {
           %2 = multiply(%1, %w) : f32[4]
           update %w = %1
         }""",
+    "an update that is read before the old value": """
+        graph g(%x: f32[4]) -> (y=%3) {
+          param %w : f32[4] = ones()
+          %1 = add(%w, %x) : f32[4]
+          %2 = exp(%1) : f32[4]
+          %3 = multiply(%2, %w) : f32[4]
+          update %w = %1
+        }""",
+    "an update that is read with a view of the old value": """
+        graph g(%x: f32[4]) -> (y=%4) {
+          param %w : f32[4] = ones()
+          %old = reshape(%w) {shape=[2,2]} : f32[2,2]
+          %1 = add(%w, %x) : f32[4]
+          %new = reshape(%1) {shape=[2,2]} : f32[2,2]
+          %4 = multiply(%new, %old) : f32[2,2]
+          update %w = %1
+        }""",
     "an update of which the old value is used later": """
         graph g(%x: f32[4]) -> (y=%4) {
           param %w : f32[4] = ones()

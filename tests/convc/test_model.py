@@ -1,0 +1,135 @@
+"""A model is traced once and gives the steps that people need."""
+
+import numpy as np
+import pytest
+from compiled import inputs_for, ran
+
+from convc.ir.errors import ModelError
+from convc.layers import batch_norm, conv2d, dense, dropout, flatten
+from convc.losses import softmax_cross_entropy
+from convc.model import IMAGE, LABELS, Model
+from convc.networks import NETWORKS
+from convc.optimizers import SGD
+from convc.tracing import Tensor
+
+
+def net(image: Tensor) -> Tensor:
+    x = conv2d(image, 3, 3, activation="relu", name="conv1")
+    x = batch_norm(x, name="norm")
+    return dense(dropout(flatten(x), keep=0.5), 4, name="logits")
+
+
+MODEL = Model(net, image="f32[N,5,4,1]")
+
+
+def test_the_default_input_is_an_mnist_image() -> None:
+    (image,) = Model(NETWORKS["strided"]).graph.inputs
+    assert (image.name, str(image.type)) == ("image", IMAGE)
+
+
+def test_a_model_has_its_functions_name_or_the_one_given() -> None:
+    assert MODEL.name == MODEL.graph.name == "net"
+    named = Model(net, name="mine", image="f32[N,5,4,1]")
+    assert named.name == named.graph.name == named.training_step().graph.name == "mine"
+
+
+def test_the_forward_graph_is_in_training_form() -> None:
+    ops = [n.op for n in MODEL.graph.nodes]
+    assert {"dropout_mask", "apply_mask", "moving_average"} <= set(ops)
+    assert [name for name, _ in MODEL.graph.outputs] == ["output"]
+    assert MODEL.graph is MODEL.graph
+
+
+def test_a_training_step_takes_labels_and_gives_loss_and_hits() -> None:
+    step = MODEL.training_step(optimizer=SGD(0.1))
+    labels = next(v for v in step.graph.inputs if v.name == "labels")
+    assert str(labels.type) == LABELS
+    program = step.compile(batch=3, threads=1)
+    assert [name for name, _ in program.graph.outputs] == ["loss", "correct"]
+
+
+def test_gradients_are_outputs_on_demand() -> None:
+    program = MODEL.training_step(keep_gradients=True).compile(batch=3, threads=1)
+    names = {name for name, _ in program.graph.outputs}
+    weights = {p.value.name for p in MODEL.graph.parameters if p.trainable}
+    assert names == {"loss", "correct", *(f"gradient/{name}" for name in weights)}
+
+
+def test_evaluation_changes_nothing_and_has_no_dropout() -> None:
+    program = MODEL.evaluation_step().compile(batch=3, threads=2)
+    ops = {i.op for n in program.graph.nodes if n.region for i in n.region.nodes}
+    assert not ops & {"dropout_mask", "apply_mask", "reduce_variance"}
+    assert program.graph.updates == ()
+    program.initialize(3)
+    feeds, start = inputs_for(program.graph, 3), program.state()
+    first, second = (ran(program, feeds) for _ in range(2))
+    assert np.array_equal(first.outputs["loss"], second.outputs["loss"])
+    assert all(np.array_equal(first.updates[k], start[k]) for k in start)
+
+
+def test_inference_gives_logits_image_by_image() -> None:
+    program = MODEL.inference().compile(batch=4, threads=2)
+    program.initialize(3)
+    images = inputs_for(program.graph, 4)["image"]
+    together = program(image=images)["output"]
+    assert together.shape == (4, 4)
+    for i in range(4):
+        alone = program(image=images[i : i + 1])["output"][0]
+        assert np.allclose(alone, together[i], rtol=1e-5, atol=1e-6)
+
+
+def test_hits_and_loss_belong_to_the_logits() -> None:
+    """By the same weights, computed once more from the logits."""
+    evaluation = MODEL.evaluation_step().compile(batch=5, threads=1)
+    inference = MODEL.inference().compile(batch=5, threads=1)
+    for program in (evaluation, inference):
+        program.initialize(3)
+    feeds = inputs_for(evaluation.graph, 5)
+    found = evaluation(**feeds)
+    logits = inference(image=feeds["image"])["output"].astype(float)
+    assert found["correct"] == (logits.argmax(1) == feeds["labels"]).sum()
+    peaks = np.log(np.exp(logits).sum(1)) - logits[np.arange(5), feeds["labels"]]
+    assert abs(found["loss"] - peaks.mean()) < 1e-5
+
+
+def test_a_loss_of_ones_own() -> None:
+    def twice(logits: Tensor, labels: Tensor) -> Tensor:
+        loss = softmax_cross_entropy(logits, labels)
+        return loss + loss
+
+    once = MODEL.evaluation_step().compile(batch=3, threads=1)
+    double = MODEL.evaluation_step(loss=twice).compile(batch=3, threads=1)
+    feeds = inputs_for(once.graph, 3)
+    assert double(**feeds)["loss"] == 2 * once(**feeds)["loss"]
+
+
+def test_training_lowers_the_loss() -> None:
+    program = Model(NETWORKS["strided"]).training_step().compile(batch=16, threads=2)
+    program.initialize(1)
+    feeds = inputs_for(program.stages[0].graph, 16)
+    losses = [float(program(**feeds)["loss"]) for _ in range(30)]
+    assert losses[-1] < losses[0] / 4
+
+
+def test_two_runs_with_one_seed_end_with_the_same_bits() -> None:
+    states = []
+    for _ in range(2):
+        program = MODEL.training_step().compile(batch=6, threads=2)
+        program.initialize(11)
+        for n in (6, 6, 2):
+            program(**inputs_for(program.stages[0].graph, n))
+        states.append(program.state())
+    assert all(states[0][k].tobytes() == states[1][k].tobytes() for k in states[0])
+
+
+def test_a_mistake_in_the_network_is_reported_at_its_line() -> None:
+    def broken(image: Tensor) -> Tensor:
+        return dense(image, 10)
+
+    with pytest.raises(ModelError, match=r"test_model\.py:\d+"):
+        _ = Model(broken, image="f32[N,5,4,1]").graph
+
+
+def test_the_summary_lists_the_layers() -> None:
+    text = str(MODEL.summary())
+    assert all(layer in text for layer in ("conv1", "norm", "logits"))
