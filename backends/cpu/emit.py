@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from convc.backends.cpu.kernel import LINE, Kernel, Writer, comment, identifier
+from convc.backends.cpu.plan_check import check_plan
 from convc.backends.cpu.prelude import HELPERS, SHARE, TAIL, helpers_for, memory_for
 from convc.backends.cpu.table import emitter_for
 from convc.ir.graph import Arena, Buffer, Graph, Loc, Value
@@ -35,6 +36,8 @@ RESERVED = frozenset(HELPERS).union(
         "partialmethod",
         "Barrier",
         "ThreadPoolExecutor",
+        "wait",
+        "BrokenBarrierError",
     ),
     FUNCTIONS,
     ("BATCH", "THREADS", "ARENA_BYTES", "ZERO", "BARRIER", "KERNELS", "ARRAYS"),
@@ -52,6 +55,7 @@ def emit_program(graph: Graph, arena: Arena) -> str:
             bare = Kernel(node, arena.threads)
             scratches = emitter_for(bare).scratch(bare)
             kernels.append(Kernel(node, arena.threads, buffers, scratches))
+    check_plan(graph, arena, kernels)
     names = _names(kernels)
     body = Writer()
     for kernel, name in zip(kernels, names, strict=True):
@@ -85,10 +89,10 @@ def _emit_header(
     w("Arrays with a batch keep it innermost: n images [h, w, c] are [h, w, c, n].")
     w('"""', "")
     w("import math", "import os", "import time")
-    w("from concurrent.futures import ThreadPoolExecutor")
+    w("from concurrent.futures import ThreadPoolExecutor, wait")
     w("from functools import partial as call")
     w("from functools import partialmethod")
-    w("from threading import Barrier", "")
+    w("from threading import Barrier, BrokenBarrierError", "")
     w('if __name__ == "__main__":  # the threads are ours, not the BLAS library\'s')
     w('    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")')
     w("import numpy as np")

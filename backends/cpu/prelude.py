@@ -254,18 +254,19 @@ class Program:
         """Worker t's calls for a step on n images; all wait after each kernel."""
         if not 1 <= n <= BATCH:
             raise ValueError(f"this program runs 1 to {BATCH} images, not {n}")
-        calls = []
-        for kernel in KERNELS:
-            calls += [*kernel(self.memory, n, t), BARRIER]
+        calls = [c for kernel in KERNELS for c in (*kernel(self.memory, n, t), BARRIER)]
         return [self.barrier.wait if step is BARRIER else step for step in calls]
 
     def run(self, n=BATCH):
         """One step on the n images in the input arrays."""
         if n not in self.steps:
             self.steps[n] = [self.bind(n, t) for t in range(THREADS)]
-        mine, *others = self.steps[n]
-        waiting = [self.team.submit(self.work, calls) for calls in others]
-        self.work(mine)
+        waiting = [self.team.submit(self.work, calls) for calls in self.steps[n]]
+        try:
+            wait(waiting)
+        finally:  # a step that has begun is finished, whatever interrupts the wait
+            wait(waiting)
+            self.barrier.reset()
         for future in waiting:
             future.result()
 
@@ -275,6 +276,8 @@ class Program:
             with np.errstate(all="ignore"):  # what is not finite shows in the loss
                 for step in calls:
                     step()
+        except BrokenBarrierError:
+            return  # another worker failed, and tells why
         except BaseException:
             self.barrier.abort()
             raise
