@@ -51,7 +51,7 @@ def state_for(program: Program, example: Example) -> State:
     return {**program.state(), **example.parameters}
 
 
-@settings(max_examples=120)
+@settings(max_examples=90)
 @given(graphs(), TEAMS)
 def test_a_graph_runs_as_it_was_traced(example: Example, team: tuple[int, int]) -> None:
     """Outputs and updates, bit for bit where float32 rounds nothing."""
@@ -73,7 +73,7 @@ def test_a_graph_runs_without_dropout(example: Example, team: tuple[int, int]) -
     assert not faults(graph, bounds, ran(program, example.inputs))
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(graphs(loss=True), TEAMS, st.sampled_from(OPTIMIZERS))
 def test_two_training_steps_agree_with_the_oracle(
     example: Example, team: tuple[int, int], optimizer: Adam
