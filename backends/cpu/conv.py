@@ -121,7 +121,7 @@ class ConvForward:
         w.depth += 1
         w(f"z = {kernel.private('z', rows, g.ph, g.k, g.pw, g.cols, 'm')}")
         over = ["w", "windows", "z", f"first * {g.ph}", f"r * {g.ph}"]
-        over += [str(g.stride_h), str(g.kh)]
+        over += [str(v) for v in (g.stride_h, g.kh, g.top, g.h)]
         w.call("for a, s, o in products(", over, "):")
         w.steps("    matmul(a, s, out=o)")
         self._emit_epilogue(w, kernel, plan)

@@ -48,17 +48,6 @@ class _Plan:
         plain = (g.groups, g.stride_h, g.dilation_h) == (1, 1, 1)
         return self.dx is not None and plain
 
-    @property
-    def dz_rows(self) -> int:
-        """Rows of dz that are kept, with zeros around it where rows are combined."""
-        g = self.tiles
-        return g.h + g.top + g.kh - 1 if self.by_rows else g.rows * g.ph
-
-    @property
-    def dz_first(self) -> int:
-        """The first row of dz that is not a zero of the rim."""
-        return self.tiles.kh - 1 if self.by_rows else 0
-
 
 class ConvBackward:
     """[relu_grad] [max_pool2d_grad] then filter, input and bias gradients."""
@@ -94,8 +83,8 @@ class ConvBackward:
             scratch.append(Scratch("turned", f32, (g.depth // g.kh, g.kh, g.k)))
         elif plan.dx:
             scratch.append(Scratch("columns", f32, (g.depth, g.width * m)))
-        if plan.pool or plan.by_rows:
-            scratch.append(Scratch("dz", f32, (plan.dz_rows, g.k, g.pw, g.cols, m)))
+        if plan.pool:
+            scratch.append(Scratch("dz", f32, (g.rows, g.ph, g.k, g.pw, g.cols, m)))
         return tuple(scratch)
 
     def _plan(self, kernel: Kernel) -> _Plan:
@@ -160,17 +149,7 @@ class ConvBackward:
         g = plan.tiles
         dims = (g.rows, g.k, g.cols, "m")
         here = "[..., i : i + m].transpose(0, 2, 1, 3)"
-        first, rows = plan.dz_first, g.rows * g.ph
-        if plan.pool or plan.by_rows:
-            w(f"dz = {kernel.private('dz', plan.dz_rows, g.k, g.pw, g.cols, 'm')}")
-        inside = f"dz[{first}:{first + rows}]" if plan.by_rows else "dz"
-        if plan.by_rows:
-            rims = f"dz[:{first}], dz[{first + rows}:]"
-            w(f"yield from (call(rim.fill, 0) for rim in ({rims}))")
-        if plan.by_rows and not plan.pool:
-            w(f"d = {inside}.reshape({g.rows}, {g.k}, {g.cols}, m)")
-        else:
-            w(f"d = {kernel.private('d', *dims)}")
+        w(f"d = {kernel.private('d', *dims)}")
         if plan.relu or plan.pool:
             w(f"won = {kernel.private('won', *dims)}")
         if plan.relu:
@@ -182,17 +161,17 @@ class ConvBackward:
             w.steps("np.add.reduce(d, axis=(0, 2, 3), out=tile_db)")
             w.steps("add(db, tile_db, out=db)")
         if plan.pool:
-            self._emit_unpool(w, kernel, plan, inside)
-        elif not plan.by_rows:
-            w(f"dz = d.reshape({g.rows}, {g.k}, 1, {g.cols}, m)")
+            self._emit_unpool(w, kernel, plan)
+        else:
+            w(f"dz = d.reshape({g.rows}, 1, {g.k}, 1, {g.cols}, m)")
 
-    def _emit_unpool(self, w: Writer, kernel: Kernel, plan: _Plan, inside: str) -> None:
+    def _emit_unpool(self, w: Writer, kernel: Kernel, plan: _Plan) -> None:
         g = plan.tiles
-        w("# through the pool: each gradient goes to the tap that won")
-        w(f"which = {kernel.private('which', g.rows, g.k, g.cols, 'm')}")
+        which = kernel.private("which", g.rows, g.k, g.cols, "m")
+        w(f"which = {which}  # the tap that won")
         w.steps("copyto(which, index[..., i : i + m].transpose(0, 2, 1, 3))")
-        w(f"z = {inside}.reshape({g.rows}, {g.ph}, {g.k}, {g.pw}, {g.cols}, m)")
-        taps = f"z[:, q, :, e] for q in range({g.ph}) for e in range({g.pw})"
+        w(f"dz = {kernel.private('dz', g.rows, g.ph, g.k, g.pw, g.cols, 'm')}")
+        taps = f"dz[:, q, :, e] for q in range({g.ph}) for e in range({g.pw})"
         w(f"for k, tap in enumerate({taps}):")
         w.steps("    equal(which, np.uint8(k), out=won)")
         w.steps("    multiply(d, won, out=tap)")
@@ -200,34 +179,30 @@ class ConvBackward:
     def _emit_products(self, w: Writer, kernel: Kernel, plan: _Plan) -> None:
         g = plan.tiles
         w(f"windows = {kernel.private('windows', *g.window_dims, 'm')}")
-        first, rows = plan.dz_first, g.rows * g.ph
-        dz = f"dz[{first}:{first + rows}]" if plan.by_rows else "dz"
-        over = ["windows", dz, "0", *map(str, (rows, g.stride_h, g.kh))]
+        geometry = (g.rows * g.ph, g.stride_h, g.kh, g.top, g.h)
+        over = ["windows", "dz", "0", *map(str, geometry)]
         if plan.dw:
             w("# filter gradient: the sum over rows of windows @ dz.T")
             w.steps(f"fill_windows({shifts_of('x', g)})")
-            if g.groups == 1:
-                w.call("for _, s, o in products(", ["dw", *over], "):")
-                w.steps(
-                    "    matmul(s, o.T, out=product)", "    add(dw, product, out=dw)"
-                )
-            else:
-                w.call("for a, s, o in products(", ["dw", *over], "):")
-                w(f"    p = product[:, : {g.k // g.groups}]")
-                w.steps("    matmul(s, o.T, out=p)", "    add(a.T, p, out=a.T)")
+            w.call("for a, s, o in products(", ["dw", *over], "):")
+            w("    p = product[: len(s), : len(o)]")
+            w.steps("    matmul(s, o.T, out=p)", "    add(a.T, p, out=a.T)")
         if plan.by_rows:
             w("# input gradient: each row of windows is one product over kh rows of dz")
-            last = min(g.top + g.h, g.height)
-            w(f"for row in range({g.top}, {last}):")
-            w(f"    s = dz[row : row + {g.kh}].reshape({g.kh * g.k}, -1)")
-            w(f"    o = windows[0, 0, row].reshape({g.depth // g.kh}, -1)")
-            w.steps("    matmul(turned.reshape(len(o), -1), s, out=o)")
+            rows, last = g.rows * g.ph, min(g.top + g.h, g.height)
+            w(f"rows = dz.reshape({rows}, {g.k}, {g.width} * m)")
+            w(f"for first in range({g.top - g.kh + 1}, {last - g.kh + 1}):")
+            w(f"    k0, k1 = span(first, 1, {g.kh}, {rows})")
+            w("    s = rows[first + k0 : first + k1].reshape(-1, rows.shape[2])")
+            w(f"    o = windows[0, 0, first + {g.kh - 1}].reshape(len(turned), -1)")
+            w.steps("    matmul(turned[:, k0:k1].reshape(len(o), -1), s, out=o)")
         elif plan.dx:
             w("# input gradient: w @ dz for each row, added to the rows of its taps")
             w(f"columns = {kernel.private('columns', g.depth, f'{g.width} * m')}")
             w.steps("windows.fill(0)")
             w.call("for a, s, o in products(", ["w", *over], "):")
-            w.steps("    matmul(a.T, o, out=columns)", "    add(s, columns, out=s)")
+            w.steps("    matmul(a.T, o, out=columns[: len(s)])")
+            w.steps("    add(s, columns[: len(s)], out=s)")
         if plan.dx:
             w.steps("dx[..., i : i + m].fill(0)", f"fold_windows({shifts_of('dx', g)})")
 

@@ -30,7 +30,7 @@ RESERVED = frozenset(HELPERS).union(
     (
         "math",
         "os",
-        "time",
+        "timeit",
         "np",
         "call",
         "partialmethod",
@@ -41,7 +41,7 @@ RESERVED = frozenset(HELPERS).union(
     ),
     FUNCTIONS,
     ("BATCH", "THREADS", "ARENA_BYTES", "ZERO", "BARRIER", "KERNELS", "ARRAYS"),
-    ("Memory", "Program", "program", "share", "pieces", "name", "step", "start"),
+    ("Memory", "Program", "share", "pieces", "seconds"),
 )
 """Names the emitted file uses itself."""
 
@@ -88,7 +88,7 @@ def _emit_header(
     w("advance: `call(add, x, y, out=z)` is add(x, y, out=z), run later by worker t.")
     w("Arrays with a batch keep it innermost: n images [h, w, c] are [h, w, c, n].")
     w('"""', "")
-    w("import math", "import os", "import time")
+    w("import math", "import os", "import timeit")
     w("from concurrent.futures import ThreadPoolExecutor, wait")
     w("from functools import partial as call")
     w("from functools import partialmethod")

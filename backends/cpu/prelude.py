@@ -65,7 +65,6 @@ def shifts(x, windows, top, left, stride, dilation):
         h0, h1 = span(phase - top, phases, height, x.shape[0])
         row = phase + phases * h0 - top
         rows = x[row : row + phases * (h1 - h0) : phases] if h1 > h0 else x[:0]
-        borders += [windows[:, phase, :h0], windows[:, phase, h1:]]
         for k in range(kw):
             for part in range(parts):
                 start = part * stride + k * dilation - left
@@ -81,21 +80,24 @@ def shifts(x, windows, top, left, stride, dilation):
 '''
 
 PRODUCTS = '''
-def products(weights, windows, z, first, rows, stride, kh):
+def products(weights, windows, z, first, rows, stride, kh, top, height):
     """For each output row and group: weights, im2col matrix, result, all as matrices.
 
-    The matrix of a row is a view: kh consecutive rows of the windows array. z holds
-    the output rows from first on, as [..., filter, part, j, m].
+    The matrix is a view: kh consecutive rows of the windows array but those outside
+    the image (height rows from top on). z [..., filter, part, j, m] begins at first.
     """
     groups, phases = windows.shape[:2]
     z = z.reshape(-1, weights.shape[1], math.prod(z.shape[-3:]))
+    taps = len(weights) // kh
     filters = weights.shape[1] // groups
     for row in range(rows):
         at = (first + row) * stride
+        k0, k1 = span(at - top, phases, kh, height)
         for group in range(groups):
             k = slice(group * filters, (group + 1) * filters)
-            slab = windows[group, at % phases, at // phases :][:kh]
-            yield weights[:, k].T, slab.reshape(len(weights), -1), z[row, k]
+            slab = windows[group, at % phases, at // phases :][k0:k1]
+            slab = slab.reshape((k1 - k0) * taps, z.shape[-1])
+            yield weights[k0 * taps : k1 * taps, k].T, slab, z[row, k]
 '''
 
 FILL = '''
@@ -117,18 +119,19 @@ def fold_windows(copies, _):
 POOL = '''
 def pool(taps, best):
     """best = the maximum over the taps of each pool window."""
-    copyto(best, taps[0])
-    for tap in taps[1:]:
+    maximum(taps[0], taps[1], out=best)
+    for tap in taps[2:]:
         maximum(best, tap, out=best)
 '''
 
 POOL_ARGMAX = '''
 def pool_argmax(taps, best, which, won):
     """best = the maximum over the taps, which = the number of the first to reach it."""
-    copyto(best, taps[0])
-    which.fill(0)
+    greater(taps[1], taps[0], out=won)
+    maximum(taps[0], taps[1], out=best)
     flags = won.view(np.uint8)
-    for number, tap in enumerate(taps[1:], 1):
+    copyto(which, flags)
+    for number, tap in enumerate(taps[2:], 2):
         greater(tap, best, out=won)
         maximum(best, tap, out=best)
         multiply(flags, np.uint8(number), out=flags)
@@ -215,7 +218,7 @@ HELPERS: dict[str, str] = {
 }
 """Every helper by the name it defines, callers after those they call."""
 
-NEEDS = {"shifts": "span", "pool_taps": "span"}
+NEEDS = {"shifts": "span", "products": "span", "pool_taps": "span"}
 """Helpers that call another."""
 
 
@@ -284,9 +287,6 @@ class Program:
 
 
 if __name__ == "__main__":
-    program = Program()
-    for step in range(5):
-        start = time.perf_counter()
-        program.run()
-        print(f"step {step}: {1e3 * (time.perf_counter() - start):.1f} ms")
+    for seconds in timeit.repeat(Program().run, number=1):
+        print(f"a step on {BATCH} images: {1e3 * seconds:.1f} ms")
 '''
