@@ -1,6 +1,7 @@
 """A compiled program: its source, its stages, its memory, and how to run it."""
 
 import linecache
+import weakref
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import count
@@ -39,7 +40,7 @@ class Program:
         self.memory = MemoryPlan.of(self.graph)
         self._classes = _classes(self.graph)
         self._emitted = _load(self.source, self.graph.name)
-        self._blas = ThreadpoolController()
+        _BlasHold.take(self)
         self.initialize(0)
 
     # -- parameters
@@ -89,14 +90,14 @@ class Program:
     def run(self, n: int | None = None) -> dict[str, Array]:
         """One step on the first ``n`` images in the inputs; copies of the outputs.
 
-        The BLAS library is held to one thread while the program's own threads run.
+        The BLAS library is held to one thread as long as a program lives, for the
+        program's own threads share the work; it is given back with the last one.
         RunError for a batch the program was not compiled for or a label out of range.
         """
         images = self._images(n)
         for name, classes in self._classes.items():
             _check_labels(name, classes, self.input(name, images))
-        with self._blas.limit(limits=1, user_api="blas"):
-            self._emitted.run(images)
+        self._emitted.run(images)
         if self._emitted.memory.used > self.memory.arena_bytes:
             raise RunError(
                 f"the program used {self._emitted.memory.used} bytes, its plan says "
@@ -178,6 +179,31 @@ def _check_labels(name: str, classes: int, labels: Array) -> None:
             f"%{name} holds labels 0 to {classes - 1}, one per logit; got "
             f"{labels.min()} to {labels.max()}"
         )
+
+
+class _BlasHold:
+    """Holds the BLAS library to one thread while there are programs.
+
+    To set it back after each step would leave the library's own threads spinning for
+    a while, beside the program's.
+    """
+
+    _programs = 0
+    _limits: Any = None
+
+    @classmethod
+    def take(cls, program: Program) -> None:
+        """Hold the library until ``program`` and all other programs are gone."""
+        if not cls._programs:
+            cls._limits = ThreadpoolController().limit(limits=1, user_api="blas")
+        cls._programs += 1
+        weakref.finalize(program, cls._release)
+
+    @classmethod
+    def _release(cls) -> None:
+        cls._programs -= 1
+        if not cls._programs:
+            cls._limits.restore_original_limits()
 
 
 def _load(source: str, name: str) -> Any:

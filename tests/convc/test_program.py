@@ -1,5 +1,7 @@
 """A compiled program takes what it was compiled for, and says what it cannot take."""
 
+import subprocess
+import sys
 import traceback
 from dataclasses import replace
 
@@ -266,3 +268,25 @@ def test_a_run_that_uses_more_than_the_plan_is_stopped(program: Program) -> None
     program._emitted.memory.used = program.memory.arena_bytes + 1
     with pytest.raises(RunError, match="bytes, its plan says"):
         program(image=images(), labels=labels())
+
+
+def test_the_blas_library_is_held_to_one_thread_while_programs_live() -> None:
+    """The last program that goes gives it back."""
+    code = (
+        "import gc, convc as cc\n"
+        "from threadpoolctl import ThreadpoolController\n"
+        "import numpy\n"
+        "pools = ThreadpoolController().select(user_api='blas')\n"
+        "count = lambda: (gc.collect(), [p['num_threads'] for p in pools.info()])[1]\n"
+        "pools.limit(limits=2)\n"
+        "model = cc.Model(lambda image: cc.dense(cc.flatten(image), 3),"
+        " image='f32[N,2,2,1]')\n"
+        "assert set(count()) == {2}, count()\n"
+        "a, b = (model.inference().compile(batch=1) for _ in range(2))\n"
+        "assert set(count()) == {1}, count()\n"
+        "del a\n"
+        "assert set(count()) == {1}, count()\n"
+        "del b\n"
+        "assert set(count()) == {2}, count()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
