@@ -188,14 +188,20 @@ class ConvBackward:
             w("    p = product[: len(s), : len(o)]")
             w.steps("    matmul(s, o.T, out=p)", "    add(a.T, p, out=a.T)")
         if plan.by_rows:
-            w("# input gradient: each row of windows is one product over kh rows of dz")
-            rows, last = g.rows * g.ph, min(g.top + g.h, g.height)
-            w(f"rows = dz.reshape({rows}, {g.k}, {g.width} * m)")
-            w(f"for first in range({g.top - g.kh + 1}, {last - g.kh + 1}):")
-            w(f"    k0, k1 = span(first, 1, {g.kh}, {rows})")
-            w("    s = rows[first + k0 : first + k1].reshape(-1, rows.shape[2])")
-            w(f"    o = windows[0, 0, first + {g.kh - 1}].reshape(len(turned), -1)")
+            w("# input gradient: a row is one product over kh rows of dz, then folded")
+            w.steps("dx[..., i : i + m].fill(0)")
+            rows, last = g.rows * g.ph, min(g.h, g.height - g.top)
+            w("window = windows[:, :, :1]", "o = window.reshape(len(turned), -1)")
+            w(f"for row in range({last}):")
+            first = f"row {'+' if g.top >= g.kh - 1 else '-'} {abs(g.top - g.kh + 1)}"
+            w(f"    k0, k1 = span({first}, 1, {g.kh}, {rows})")
+            part = f"[{first} + k0 : {first} + k1]"
+            flat = f"dz.reshape({rows}, {g.k}, -1)"
+            w(f"    s = {flat}{part}.reshape(-1, {g.width} * m)")
             w.steps("    matmul(turned[:, k0:k1].reshape(len(o), -1), s, out=o)")
+            geometry = f"0, {g.left}, {g.stride_w}, {g.dilation_w}"
+            w("    here = dx[row : row + 1, ..., i : i + m]")
+            w.steps(f"    fold_windows(*shifts(here, window, {geometry}))")
         elif plan.dx:
             w("# input gradient: w @ dz for each row, added to the rows of its taps")
             w(f"columns = {kernel.private('columns', g.depth, f'{g.width} * m')}")
@@ -203,7 +209,6 @@ class ConvBackward:
             w.call("for a, s, o in products(", ["w", *over], "):")
             w.steps("    matmul(a.T, o, out=columns[: len(s)])")
             w.steps("    add(s, columns[: len(s)], out=s)")
-        if plan.dx:
             w.steps("dx[..., i : i + m].fill(0)", f"fold_windows({shifts_of('dx', g)})")
 
     def _emit_totals(self, w: Writer, kernel: Kernel, plan: _Plan) -> None:
