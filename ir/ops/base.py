@@ -136,6 +136,11 @@ class Op:
         """Arithmetic operations, a multiply-add counted as two."""
         return sum(t.elements(batch) for t in self.infer(types, attrs))
 
+    def nbytes(self, types: Types, attrs: Attrs, batch: int) -> int:
+        """Bytes of all operands and results: the least that must be moved."""
+        moved = (*types, *self.infer(types, attrs))
+        return sum(t.nbytes(batch) for t in moved)
+
     def reduction(self, types: Types, attrs: Attrs, batch: int) -> int:
         """How many terms are summed for one result element (1: no sum)."""
         return 1

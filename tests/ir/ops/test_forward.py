@@ -48,9 +48,14 @@ def test_on_small_integers_an_exact_op_has_no_rounding_in_float32(case: Case) ->
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_costs_are_counted_without_running(case: Case) -> None:
-    """FLOPs are zero or positive and do not shrink with the batch."""
+    """FLOPs are zero or positive and do not shrink with the batch; bytes are moved."""
     op = OPS[case.op]
     full = op.check(case.tensors, case.attrs)
+    results = op.infer(case.tensors, full)
+    for batch in (1, 10):
+        moved = sum(t.elements(batch) * t.dtype.itemsize for t in case.tensors)
+        made = sum(t.elements(batch) * t.dtype.itemsize for t in results)
+        assert op.nbytes(case.tensors, full, batch) == moved + made > 0
     one, ten = (op.flops(case.tensors, full, batch) for batch in (1, 10))
     assert 0 <= one <= ten
     one, ten = (op.reduction(case.tensors, full, batch) for batch in (1, 10))
