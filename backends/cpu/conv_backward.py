@@ -199,9 +199,9 @@ class ConvBackward:
             flat = f"dz.reshape({rows}, {g.k}, -1)"
             w(f"    s = {flat}{part}.reshape(-1, {g.width} * m)")
             w.steps("    matmul(turned[:, k0:k1].reshape(len(o), -1), s, out=o)")
-            geometry = f"0, {g.left}, {g.stride_w}, {g.dilation_w}"
+            columns = f"0, {g.left}, {g.stride_w}, {g.dilation_w}"
             w("    here = dx[row : row + 1, ..., i : i + m]")
-            w.steps(f"    fold_windows(*shifts(here, window, {geometry}))")
+            w.steps(f"    fold_windows(*shifts(here, window, {columns}))")
         elif plan.dx:
             w("# input gradient: w @ dz for each row, added to the rows of its taps")
             w(f"columns = {kernel.private('columns', g.depth, f'{g.width} * m')}")
