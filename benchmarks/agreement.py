@@ -54,10 +54,13 @@ def mask_of(graph: Graph, state: dict[str, np.ndarray], batch: int) -> np.ndarra
     """The dropout mask [batch,1024] that the step draws."""
     nodes = [n for k in graph.nodes for n in (k.region.nodes if k.region else ())]
     mask = next(n for n in nodes if n.op == "dropout_mask")
-    words = philox.bits(
-        int(state["training/seed"]), mask.attrs["stream"], 0, batch * 1024
+    seed, stream, keep = (
+        state["training/seed"],
+        mask.attrs["stream"],
+        mask.attrs["keep"],
     )
-    return (words < philox.keep_threshold(mask.attrs["keep"])).reshape(batch, 1024)
+    kept = philox.keep_mask(int(seed), stream, 0, batch * 1024, keep)
+    return kept.reshape(batch, 1024)
 
 
 def torch_gradients(

@@ -75,8 +75,7 @@ class ConvBackward:
             scratch.append(Scratch("which", DType.U8, pooled))
         if plan.bias:
             scratch.append(Scratch("db", f32, (2, g.k)))
-        if plan.dw or plan.dx:
-            scratch.append(Scratch("windows", f32, (*g.window_dims, m)))
+        scratch.append(Scratch("windows", f32, (*g.window_dims, m)))
         if plan.dw:
             scratch.append(Scratch("dw", f32, (2, g.depth, g.k)))
         if plan.dx and plan.by_rows:

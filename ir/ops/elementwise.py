@@ -130,8 +130,6 @@ class Divide(_Arithmetic):
 class _Extremum(_Arithmetic):
     """max or min; where x and y are equal the gradient goes to x."""
 
-    x_wins: ClassVar[tuple[bool, str]]
-
     def partials(self, b: Emit, node: Node, dy: Value) -> tuple[Value, Value]:
         x, y = node.operands
         pair = (x, y) if self.name == "maximum" else (y, x)

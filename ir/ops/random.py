@@ -49,9 +49,8 @@ class DropoutMask(Op):
     def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
         seed, step = (int(a) for a in arrays)
         shape = bind_shape(shape_of(attrs["shape"]), batch)
-        words = philox.bits(seed, ints(attrs["stream"])[0], step, prod(shape))
-        threshold = philox.keep_threshold(number(attrs["keep"]))
-        return np.asarray(words.reshape(shape) < threshold)
+        stream, keep = ints(attrs["stream"])[0], number(attrs["keep"])
+        return philox.keep_mask(seed, stream, step, prod(shape), keep).reshape(shape)
 
     def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
         return [None, None]
