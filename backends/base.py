@@ -28,6 +28,61 @@ class Scratch:
         return -(-prod(self.shape) * self.dtype.itemsize // 64) * 64
 
 
+@dataclass(frozen=True)
+class Cost:
+    """The predicted work of one kernel for one batch, all workers together.
+
+    ``flops`` counts the arithmetic that the algorithm does, not that of the definition;
+    ``nbytes`` what crosses main memory: operands and results; ``local`` the bytes that
+    copies and elementwise passes read and write on top of it; ``calls`` the calls into
+    a library or launches per worker; ``seconds`` is the prediction made of them.
+    """
+
+    flops: float = 0.0
+    nbytes: float = 0.0
+    local: float = 0.0
+    calls: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.flops + other.flops,
+            self.nbytes + other.nbytes,
+            self.local + other.local,
+            self.calls + other.calls,
+            self.seconds + other.seconds,
+        )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A schedule that the target can run a kernel with, and its predicted cost."""
+
+    schedule: Attrs
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class EmittedKernel:
+    """Where a kernel stands in the emitted source: lines ``first`` … ``last`` from 1.
+
+    ``function`` is its name there, ``node`` that of the graph's node.
+    """
+
+    function: str
+    node: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """The source of a program and its kernels in launch order."""
+
+    source: str
+    kernels: tuple[EmittedKernel, ...]
+
+
 class Backend(Protocol):
     """One target. All methods are pure functions of the graph they are given."""
 
@@ -37,8 +92,17 @@ class Backend(Protocol):
         """How this target stores a value of that type."""
         ...
 
-    def schedule(self, kernel: Node, batch: int, threads: int) -> Attrs:
-        """The default schedule of a kernel; CompileError if none can run it."""
+    def target(self, threads: int) -> str:
+        """What measured costs are valid for: the machine and library, in a line."""
+        ...
+
+    def candidates(
+        self, kernel: Node, batch: int, threads: int
+    ) -> tuple[Candidate, ...]:
+        """The schedules the target can run a kernel with, best prediction first.
+
+        CompileError if there is none.
+        """
         ...
 
     def check_schedule(self, kernel: Node, threads: int) -> None:
@@ -49,7 +113,7 @@ class Backend(Protocol):
         """The scratch each worker needs for a scheduled kernel."""
         ...
 
-    def emit(self, graph: Graph) -> str:
+    def emit(self, graph: Graph) -> Emitted:
         """Readable source for a planned graph."""
         ...
 

@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import count
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,9 @@ _serial = count(1)
 class Program:
     """Runs the emitted source of a planned graph.
 
-    ``source`` is the program as text, ``stages`` the IR after each pass, ``graph`` the
-    planned graph. Arrays given and returned have the batch first. Not thread-safe.
+    ``source`` is the program as text, ``kernels`` where each stands in it, ``stages``
+    the IR after each pass, ``graph`` the planned graph. Arrays given and returned have
+    the batch first. Not thread-safe.
     """
 
     def __init__(self, stages: tuple[Stage, ...], backend: Backend) -> None:
@@ -36,10 +38,12 @@ class Program:
             raise CompileError("a program needs a planned graph; run plan-memory last")
         self.batch = self.graph.arena.batch
         self.threads = self.graph.arena.threads
-        self.source = backend.emit(self.graph)
+        emitted = backend.emit(self.graph)
+        self.source, self.kernels = emitted.source, emitted.kernels
         self.memory = MemoryPlan.of(self.graph)
         self._classes = _classes(self.graph)
-        self._emitted = _load(self.source, self.graph.name)
+        module = _load(self.source, self.graph.name)
+        self._emitted, self._functions = module["Program"](), module["KERNELS"]
         _BlasHold.take(self)
         self.initialize(0)
 
@@ -119,6 +123,36 @@ class Program:
         for name, array in arrays.items():
             self.input(name, images)[...] = array
         return self.run(images)
+
+    def time_kernels(self, rounds: int = 5, n: int | None = None) -> dict[str, float]:
+        """Median seconds of each kernel in a step on ``n`` images, by its node's name.
+
+        The clock is read where all workers wait for each other, so a kernel takes as
+        long as its slowest worker. Parameters are put back as they were.
+        """
+        images, emitted, stamps = self._images(n), self._emitted, list[float]()
+        steps = []
+        for worker in range(self.threads):
+            mark = [lambda: stamps.append(perf_counter())] if not worker else []
+            calls = [emitted.barrier.wait, *mark]
+            for kernel in self._functions:
+                made = kernel(emitted.memory, images, worker)
+                calls += [emitted.barrier.wait if c is None else c for c in made]
+                calls += [emitted.barrier.wait, *mark]
+            steps.append(calls)
+        before, own = self.state(), emitted.steps.get(images)
+        emitted.steps[images] = steps
+        try:
+            for _ in range(rounds + 1):  # the first round warms the caches up
+                emitted.run(images)
+        finally:
+            emitted.steps.pop(images)
+            if own is not None:
+                emitted.steps[images] = own
+            self.load(before)
+        times = np.diff(np.reshape(stamps, (rounds + 1, -1)), axis=1)[1:]
+        medians = (float(m) for m in np.median(times, axis=0))
+        return {k.node: m for k, m in zip(self.kernels, medians, strict=True)}
 
     def _images(self, n: int | None) -> int:
         images = self.batch if n is None else n
@@ -206,8 +240,8 @@ class _BlasHold:
             cls._limits.restore_original_limits()
 
 
-def _load(source: str, name: str) -> Any:
-    """Run the source as a module and make its Program.
+def _load(source: str, name: str) -> dict[str, Any]:
+    """Run the source as a module; the names it defines.
 
     The text is put where tracebacks look for it, so that an error in emitted code
     shows the emitted line.
@@ -217,4 +251,4 @@ def _load(source: str, name: str) -> Any:
     linecache.cache[filename] = (len(source), None, lines, filename)
     namespace: dict[str, Any] = {"__name__": "convc_emitted"}
     exec(compile(source, filename, "exec"), namespace)
-    return namespace["Program"]()
+    return namespace

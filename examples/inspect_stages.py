@@ -38,7 +38,7 @@ def main(wanted: Sequence[str]) -> None:
         print(f"{stage.name}: {nodes}, {1e3 * stage.seconds:.1f} ms")
         for line in changed:
             print(f"  {line}")
-        for note in stage.notes:
+        for note in stage.refusals:
             print(f"  not done: {note}")
 
 

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SOURCES = ("convc", "ir", "backends")
-FOLDERS = (*SOURCES, "tests", "examples", "benchmarks", ".ci")
+FOLDERS = (*SOURCES, "tests", "docs", "examples", "benchmarks", ".ci")
 NOT_OURS = {"LICENSE", ".git", ".coverage"}
 LONGEST_FILE = 500
 LONGEST_FUNCTION = 60

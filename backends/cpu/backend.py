@@ -1,11 +1,16 @@
 """The numpy backend as the compiler sees it."""
 
-from convc.backends.base import Scratch
+import platform
+from dataclasses import replace
+
+import numpy as np
+
+from convc.backends.base import Candidate, Emitted, Scratch
 from convc.backends.cpu.emit import emit_program
 from convc.backends.cpu.kernel import Kernel
 from convc.backends.cpu.table import emitter_for
 from convc.ir.errors import CompileError
-from convc.ir.graph import Attrs, Graph, Node
+from convc.ir.graph import Graph, Node
 from convc.ir.types import TensorType, batch_last
 
 
@@ -18,26 +23,38 @@ class NumpyBackend:
         """The batch innermost."""
         return batch_last(tensor)
 
-    def schedule(self, kernel: Node, batch: int, threads: int) -> Attrs:
-        """The default schedule; CompileError if no emitter takes the kernel."""
+    def target(self, threads: int) -> str:
+        """NumPy's version, the processor's architecture and the number of threads."""
+        version = ".".join(np.__version__.split(".")[:2])
+        return f"numpy {version} {platform.machine()} threads={threads}"
+
+    def candidates(
+        self, kernel: Node, batch: int, threads: int
+    ) -> tuple[Candidate, ...]:
+        """Every schedule, best prediction first; CompileError if no emitter has one."""
         bound = Kernel(kernel, threads)
-        return emitter_for(bound).schedule(bound, batch)
+        emitter = emitter_for(bound)
+        found = []
+        for schedule in emitter.schedules(bound, batch):
+            scheduled = replace(bound, node=replace(kernel, schedule=schedule))
+            found.append(Candidate(schedule, emitter.cost(scheduled, batch)))
+        return tuple(sorted(found, key=lambda c: c.cost.seconds))
 
     def check_schedule(self, kernel: Node, threads: int) -> None:
         """CompileError when the kernel cannot run as it is scheduled."""
         bound = Kernel(kernel, threads)
-        emitter = emitter_for(bound)
-        wanted = emitter.schedule(bound, 1)
-        name = kernel.attrs["name"]
+        known = {s["algorithm"]: s for s in emitter_for(bound).schedules(bound, 1)}
+        name, algorithm = kernel.attrs["name"], bound.schedule.get("algorithm")
+        if algorithm not in known:
+            raise CompileError(
+                f"kernel {name}: unknown algorithm {algorithm!r}, "
+                f"known: {', '.join(map(str, known))}"
+            )
+        wanted = known[algorithm]
         if set(bound.schedule) != set(wanted):
             raise CompileError(
                 f"kernel {name}: its schedule has {sorted(bound.schedule)}, "
                 f"the numpy backend wants {sorted(wanted)}"
-            )
-        if bound.schedule["algorithm"] != wanted["algorithm"]:
-            raise CompileError(
-                f"kernel {name}: unknown algorithm {bound.schedule['algorithm']!r}, "
-                f"known: {wanted['algorithm']}"
             )
         for key in set(wanted) - {"algorithm"}:
             bound.integer(key)
@@ -47,7 +64,7 @@ class NumpyBackend:
         bound = Kernel(kernel, threads)
         return emitter_for(bound).scratch(bound)
 
-    def emit(self, graph: Graph) -> str:
+    def emit(self, graph: Graph) -> Emitted:
         """The source file of a planned graph."""
         if graph.arena is None:
             raise CompileError("only a planned graph can be emitted; run plan-memory")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from convc.backends.base import Scratch
 from convc.backends.cpu.conv_tiles import ConvTiles, conv_tiles
+from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.ops.base import ints
@@ -31,22 +32,24 @@ class _Plan:
         return node.result
 
 
-class ConvForward:
+class ConvForward(Emitter):
     """conv2d [+ bias_add] [+ max_pool2d [+ argmax]] [+ relu]."""
 
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""
         return kernel.find("conv2d") is not None
 
-    def schedule(self, kernel: Kernel, batch: int) -> Attrs:
+    def schedules(self, kernel: Kernel, batch: int) -> list[Attrs]:
         """The default tile."""
         tiles = self._plan(kernel).tiles
         images = tiles.images(batch, kernel.threads)
-        return {
-            "algorithm": "im2col_rows",
-            "images": images,
-            "rows": tiles.row_group(images),
-        }
+        return [
+            {
+                "algorithm": "im2col_rows",
+                "images": images,
+                "rows": tiles.row_group(images),
+            }
+        ]
 
     def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
         """Windows, products and, with a pool, the running maximum and its index."""

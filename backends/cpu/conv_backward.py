@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from convc.backends.base import Scratch
 from convc.backends.cpu.conv import shifts_of
 from convc.backends.cpu.conv_tiles import ConvTiles, conv_tiles
+from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.types import DType
@@ -49,7 +50,7 @@ class _Plan:
         return self.dx is not None and plain
 
 
-class ConvBackward:
+class ConvBackward(Emitter):
     """[relu_grad] [max_pool2d_grad] then filter, input and bias gradients."""
 
     def matches(self, kernel: Kernel) -> bool:
@@ -58,10 +59,10 @@ class ConvBackward:
             kernel.find("conv2d_filter_grad") or kernel.find("conv2d_input_grad")
         )
 
-    def schedule(self, kernel: Kernel, batch: int) -> Attrs:
+    def schedules(self, kernel: Kernel, batch: int) -> list[Attrs]:
         """The default tile."""
         images = self._plan(kernel).tiles.images(batch, kernel.threads)
-        return {"algorithm": "im2col_rows", "images": images}
+        return [{"algorithm": "im2col_rows", "images": images}]
 
     def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
         """The tile's gradient, windows and columns, and the worker's sums."""

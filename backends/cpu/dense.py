@@ -1,6 +1,7 @@
 """Emits matrix products with what follows them, applied to the rows just made."""
 
 from convc.backends.base import Scratch
+from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer, scalar
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.types import DType, TensorType
@@ -9,7 +10,7 @@ EPILOGUE = {"bias_add": 0, "relu": 0, "apply_mask": 0, "relu_grad": 1}
 """Ops that may follow a product in its kernel, with the operand that is handed on."""
 
 
-class Dense:
+class Dense(Emitter):
     """Products, each matmul [+ bias_add] [+ relu] [+ apply_mask] [+ relu_grad].
 
     A filter gradient matmul(x, dy) may bring the bias gradient reduce_sum(dy) along.
@@ -20,10 +21,10 @@ class Dense:
         """Whether this emitter is responsible for the kernel."""
         return kernel.find("matmul") is not None
 
-    def schedule(self, kernel: Kernel, batch: int) -> Attrs:
+    def schedules(self, kernel: Kernel, batch: int) -> list[Attrs]:
         """One product per worker."""
         self._chains(kernel)
-        return {"algorithm": "gemm_rows", "batch": batch}
+        return [{"algorithm": "gemm_rows", "batch": batch}]
 
     def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
         """None but the decisions of a relu_grad: the result is the workspace."""

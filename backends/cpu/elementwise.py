@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from convc.backends.base import Scratch
+from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer, scalar, single
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.ops.base import number
@@ -73,16 +74,16 @@ TEMPORARY = {"relu_grad": DType.BOOL, "moving_average": None}
 """Ops that need scratch, and its dtype (None: the result's)."""
 
 
-class Elementwise:
+class Elementwise(Emitter):
     """One elementwise op; workers share the first stored axis or the flat elements."""
 
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""
         return len(kernel.ops) == 1 and kernel.ops[0].op in LINES
 
-    def schedule(self, kernel: Kernel, batch: int) -> Attrs:
+    def schedules(self, kernel: Kernel, batch: int) -> list[Attrs]:
         """Pieces of a fixed number of elements."""
-        return {"algorithm": "elementwise", "piece": PIECE}
+        return [{"algorithm": "elementwise", "piece": PIECE}]
 
     def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
         """A piece, for the ops that take two steps."""

@@ -7,6 +7,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from convc.backends.base import Emitted, EmittedKernel
 from convc.backends.cpu.kernel import LINE, Kernel, Writer, comment, identifier
 from convc.backends.cpu.plan_check import check_plan
 from convc.backends.cpu.prelude import HELPERS, SHARE, TAIL, helpers_for, memory_for
@@ -46,7 +47,7 @@ RESERVED = frozenset(HELPERS).union(
 """Names the emitted file uses itself."""
 
 
-def emit_program(graph: Graph, arena: Arena) -> str:
+def emit_program(graph: Graph, arena: Arena) -> Emitted:
     """The file: header, helpers, one function per kernel, tables, runner."""
     buffers = {b.name: b for b in arena.buffers}
     kernels = []
@@ -72,7 +73,24 @@ def emit_program(graph: Graph, arena: Arena) -> str:
     _emit_tables(w, graph, names, buffers)
     w("", "")
     w.block(TAIL)
-    return "\n".join(w.lines) + "\n"
+    return Emitted("\n".join(w.lines) + "\n", _places_in_source(w, kernels, names))
+
+
+def _places_in_source(
+    w: Writer, kernels: list[Kernel], names: list[str]
+) -> tuple[EmittedKernel, ...]:
+    """The lines of each kernel's function."""
+    found, end = [], 0
+    for kernel, name in zip(kernels, names, strict=True):
+        first = w.lines.index(f"def {name}(mem, n, t):", end)
+        end = first + 1
+        while w.lines[end].startswith(" ") or not w.lines[end]:
+            end += 1
+        last = end - 1
+        while not w.lines[last]:
+            last -= 1
+        found.append(EmittedKernel(name, kernel.node.name, first + 1, last + 1))
+    return tuple(found)
 
 
 def _functions_in(source: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Emits softmax, and the cross-entropy with its gradient and the count of hits."""
 
 from convc.backends.base import Scratch
+from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer, single
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.types import DType
@@ -35,7 +36,7 @@ LINES: dict[str, list[str]] = {
 CROSS_ENTROPY = ("softmax_cross_entropy", "softmax_cross_entropy_grad")
 
 
-class Loss:
+class Loss(Emitter):
     """softmax_cross_entropy or its gradient, with ops on one number per image.
 
     The classes are few, so one worker runs it all; softmax is computed once.
@@ -45,10 +46,10 @@ class Loss:
         """Whether this emitter is responsible for the kernel."""
         return any(kernel.find(op) for op in CROSS_ENTROPY)
 
-    def schedule(self, kernel: Kernel, batch: int) -> Attrs:
+    def schedules(self, kernel: Kernel, batch: int) -> list[Attrs]:
         """Whole arrays."""
         self._logits(kernel)
-        return {"algorithm": "softmax", "batch": batch}
+        return [{"algorithm": "softmax", "batch": batch}]
 
     def _logits(self, kernel: Kernel) -> tuple[Value, Value]:
         """Logits and labels, which all cross-entropy ops of the kernel must share."""
@@ -120,16 +121,16 @@ class Loss:
         w.steps(*(line.format(**known).replace("'", '"') for line in LINES[node.op]))
 
 
-class Softmax:
+class Softmax(Emitter):
     """softmax or log_softmax along the last axis; one worker runs it."""
 
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""
         return kernel.ops[0].op in ("softmax", "log_softmax")
 
-    def schedule(self, kernel: Kernel, batch: int) -> Attrs:
+    def schedules(self, kernel: Kernel, batch: int) -> list[Attrs]:
         """Whole arrays."""
-        return {"algorithm": "softmax", "batch": batch}
+        return [{"algorithm": "softmax", "batch": batch}]
 
     def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
         """Exponentials and their sums."""

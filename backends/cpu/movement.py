@@ -1,6 +1,7 @@
 """Emits ops that move elements, and constants."""
 
 from convc.backends.base import Scratch
+from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer, single
 from convc.ir.graph import Attrs, Node
 from convc.ir.ops.base import ints
@@ -8,16 +9,16 @@ from convc.ir.ops.base import ints
 OPS = ("transpose", "concat", "slice", "pad", "constant")
 
 
-class Movement:
+class Movement(Emitter):
     """transpose, concat, slice, pad: strided copies; constant: written once."""
 
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""
         return len(kernel.ops) == 1 and kernel.ops[0].op in OPS
 
-    def schedule(self, kernel: Kernel, batch: int) -> Attrs:
+    def schedules(self, kernel: Kernel, batch: int) -> list[Attrs]:
         """Whole arrays."""
-        return {"algorithm": "copy"}
+        return [{"algorithm": "copy"}]
 
     def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
         """None."""

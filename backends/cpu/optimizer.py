@@ -5,6 +5,7 @@ that one loop over flat pieces updates every parameter.
 """
 
 from convc.backends.base import OPTIMIZERS, SLOTS, Scratch
+from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer
 from convc.ir.graph import Attrs, Node
 from convc.ir.ops import OPS
@@ -15,7 +16,7 @@ PIECE = 64 * 1024
 """Elements per call: four arrays of a piece fit a core's second-level cache."""
 
 
-class Optimizer:
+class Optimizer(Emitter):
     """Any number of updates of one kind with the same attributes.
 
     The step counter's ``add`` may come along; it waits until all have read the counter.
@@ -28,9 +29,9 @@ class Optimizer:
     def _counter(self, kernel: Kernel) -> Node | None:
         return kernel.find("add")
 
-    def schedule(self, kernel: Kernel, batch: int) -> Attrs:
+    def schedules(self, kernel: Kernel, batch: int) -> list[Attrs]:
         """Pieces of the flat buffer."""
-        return {"algorithm": "flat", "piece": PIECE}
+        return [{"algorithm": "flat", "piece": PIECE}]
 
     def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
         """One piece for intermediate results, two where the gradient is changed."""

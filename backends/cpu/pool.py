@@ -1,6 +1,7 @@
 """Emits pooling that stands alone: one call per tap over the outputs it reaches."""
 
 from convc.backends.base import Scratch
+from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer, single
 from convc.ir.graph import Attrs, Node
 from convc.ir.ops.pool import pool_axes
@@ -16,16 +17,16 @@ OPS = (
 )
 
 
-class Pool:
+class Pool(Emitter):
     """Max and average pooling, argmax and gradients; workers share the channels."""
 
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""
         return len(kernel.ops) == 1 and kernel.ops[0].op in OPS
 
-    def schedule(self, kernel: Kernel, batch: int) -> Attrs:
+    def schedules(self, kernel: Kernel, batch: int) -> list[Attrs]:
         """One call per tap and worker."""
-        return {"algorithm": "taps", "batch": batch}
+        return [{"algorithm": "taps", "batch": batch}]
 
     def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
         """What an index or a divided gradient needs beside the result."""

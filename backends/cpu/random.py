@@ -3,6 +3,7 @@
 from math import prod
 
 from convc.backends.base import Scratch
+from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer, single
 from convc.ir import philox
 from convc.ir.graph import Attrs
@@ -10,16 +11,16 @@ from convc.ir.ops.base import number
 from convc.ir.types import DType
 
 
-class Dropout:
+class Dropout(Emitter):
     """dropout_mask; each worker draws the elements of its images."""
 
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""
         return len(kernel.ops) == 1 and kernel.ops[0].op == "dropout_mask"
 
-    def schedule(self, kernel: Kernel, batch: int) -> Attrs:
+    def schedules(self, kernel: Kernel, batch: int) -> list[Attrs]:
         """All blocks of four words at once."""
-        return {"algorithm": "philox4x32", "batch": batch}
+        return [{"algorithm": "philox4x32", "batch": batch}]
 
     def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
         """Four counter words, two products and the words drawn, for all elements."""

@@ -1,6 +1,7 @@
 """Emits reductions, their adjoints, and batch normalization."""
 
 from convc.backends.base import Scratch
+from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer, scalar, single
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.ops.base import ints
@@ -10,7 +11,7 @@ REDUCTIONS = ("reduce_sum", "reduce_mean", "reduce_variance")
 SPREADS = ("broadcast_to", "reduce_mean_grad")
 
 
-class Reduction:
+class Reduction(Emitter):
     """Sums, means and variances; workers share a kept axis where there is one."""
 
     def matches(self, kernel: Kernel) -> bool:
@@ -22,9 +23,9 @@ class Reduction:
             "batch_norm",
         )
 
-    def schedule(self, kernel: Kernel, batch: int) -> Attrs:
+    def schedules(self, kernel: Kernel, batch: int) -> list[Attrs]:
         """One NumPy reduction per worker."""
-        return {"algorithm": "reduce", "batch": batch}
+        return [{"algorithm": "reduce", "batch": batch}]
 
     def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
         """Means and deviations for a variance, indices for an argmax."""

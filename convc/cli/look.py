@@ -146,5 +146,5 @@ def _list_stages(stages: list[Stage]) -> None:
         nodes = f"{len(stage.graph.nodes):4d} nodes"
         took = f"{1e3 * stage.seconds:7.2f} ms"
         click.echo(f"{stage.name:<{width}}  {nodes}  {took}  {stage.graph.stage}")
-        for note in stage.notes:
+        for note in stage.refusals:
             click.echo(f"{'':<{width}}  {note}")

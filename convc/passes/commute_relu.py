@@ -26,7 +26,7 @@ def commute_relu(graph: Graph, context: Context) -> Graph:
             continue
         if len(users[source.name]) > 1 or source.name in live:
             context.refuse(
-                node.name,
+                node,
                 "relu stays before the pool: its result is used elsewhere too",
             )
             nodes.append(node)

@@ -74,7 +74,9 @@ def _match(graph: Graph, anchor: Node, chain: Chain, context: Context) -> list[s
         elif reason is None and not is_convex(graph, longer):
             reason = "another path leads from the kernel to it"
         if reason is not None:
-            context.refuse(kernel_name([anchor]), f"{node.op} stays outside: {reason}")
+            context.refuse(
+                anchor, f"{node.op} stays outside: {reason}", kernel_name([anchor])
+            )
             break
         names, last = longer, node
         waiting = waiting[waiting.index(follower) + 1 :]
@@ -247,11 +249,11 @@ def _backward_group(graph: Graph, anchor: Node, context: Context) -> list[str]:
         outside = [u.op for u in users[value.name] if u.name not in group]
         if outside or value.name in live:
             readers = ", ".join(outside) or "the outputs"
-            context.refuse(anchor.name, f"{op} stays outside: {readers} read it too")
+            context.refuse(anchor, f"{op} stays outside: {readers} read it too")
             break
         reason = _tiles_evenly(graph, node) if op == "max_pool2d_grad" else None
         if reason is not None:
-            context.refuse(anchor.name, f"{op} stays outside: {reason}")
+            context.refuse(anchor, f"{op} stays outside: {reason}")
             break
         group.append(node.name)
         value = node.operands[1]

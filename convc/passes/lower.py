@@ -138,12 +138,12 @@ CHOOSE_LAYOUT = Pass("choose-layout", choose_layout, ("kernel",))
 
 
 def choose_schedule(graph: Graph, context: Context) -> Graph:
-    """Give every kernel the backend's default schedule, or keep the one it has."""
+    """Give every kernel the best predicted schedule, or keep the one it has."""
     nodes = []
     for node in graph.nodes:
         if node.region is not None and node.schedule is None:
-            schedule = context.backend.schedule(node, context.batch, context.threads)
-            node = replace(node, schedule=schedule)
+            found = context.backend.candidates(node, context.batch, context.threads)
+            node = replace(node, schedule=found[0].schedule)
         if node.region is not None:
             context.backend.check_schedule(node, context.threads)
         nodes.append(node)

@@ -6,24 +6,39 @@ from dataclasses import dataclass, field, replace
 
 from convc.backends.base import Backend
 from convc.ir.errors import CompileError, ConvcError
-from convc.ir.graph import Graph
+from convc.ir.graph import Graph, Loc, Node
 from convc.ir.printer import print_graph
 from convc.ir.verifier import verify
 from convc.passes.check import check_same_meaning
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """What a pass left undone at a node, and why.
+
+    ``subject`` is what people call the node; ``locs`` are the lines it comes from.
+    """
+
+    subject: str
+    reason: str
+    locs: tuple[Loc, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.reason}"
+
+
 @dataclass
 class Context:
-    """What passes may ask for, and where they leave their notes."""
+    """What passes may ask for, and where they leave their refusals."""
 
     backend: Backend
     batch: int
     threads: int
-    notes: list[str] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
 
-    def refuse(self, layer: str, reason: str) -> None:
-        """Record why something was not done, for people who ask."""
-        self.notes.append(f"{layer}: {reason}")
+    def refuse(self, node: Node, reason: str, subject: str | None = None) -> None:
+        """Record why something was not done at ``node``, for people who ask."""
+        self.refusals.append(Refusal(subject or node.name, reason, node.locs))
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ class Stage:
     name: str
     graph: Graph
     seconds: float
-    notes: tuple[str, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
     checked: bool = False
 
     @property
@@ -82,7 +97,7 @@ def _run(item: Pass, stages: list[Stage], context: Context, check: bool) -> Stag
             f"pass {item.name} needs a graph at the {wanted} stage, this one is at "
             f"the {before.stage} stage (after {done})"
         )
-    local = replace(context, notes=[])
+    local = replace(context, refusals=[])
     start = time.perf_counter()
     try:
         after = item.rewrite(before, local)
@@ -98,5 +113,5 @@ def _run(item: Pass, stages: list[Stage], context: Context, check: bool) -> Stag
         error.add_note(f"in pass {item.name}, after {done}")
         raise
     return Stage(
-        item.name, after, seconds, tuple(local.notes), check and item.same_meaning
+        item.name, after, seconds, tuple(local.refusals), check and item.same_meaning
     )

@@ -290,3 +290,17 @@ def test_the_blas_library_is_held_to_one_thread_while_programs_live() -> None:
         "assert set(count()) == {2}, count()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_timing_kernels_names_each_and_leaves_the_program_as_it_was(
+    program: Program,
+) -> None:
+    """The next step gives the same bits as if nothing had been timed."""
+    start = program.state()
+    expected = program(image=images(), labels=labels())
+    program.load(start)
+    seconds = program.time_kernels(rounds=2)
+    assert list(seconds) == [k.node for k in program.kernels]
+    assert min(seconds.values()) > 0
+    again = program(image=images(), labels=labels())
+    assert all(np.array_equal(expected[k], again[k]) for k in expected)

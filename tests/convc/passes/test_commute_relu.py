@@ -31,7 +31,7 @@ graph g(%x: f32[N,4,4,1]) -> (y=%p) {
 def test_relu_and_the_pool_change_places() -> None:
     stage = stage_after(COMMUTE_RELU, of=BEFORE)
     assert same(stage.graph, AFTER)
-    assert stage.notes == ()
+    assert stage.refusals == ()
 
 
 def test_two_pairs_in_a_row_change_places_each() -> None:
@@ -69,7 +69,7 @@ def test_a_relu_that_is_used_elsewhere_stays_and_the_reason_is_noted(why: str) -
     graph = graph_of(text)
     stage = stage_after(COMMUTE_RELU, of=graph)
     assert stage.graph == graph
-    assert stage.notes == (
+    assert tuple(map(str, stage.refusals)) == (
         "p: relu stays before the pool: its result is used elsewhere too",
     )
 

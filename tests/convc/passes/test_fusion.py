@@ -116,9 +116,9 @@ def test_a_refusal_has_a_reason_and_the_rest_is_fused(why: str) -> None:
     text, ops, reason = REFUSED[why]
     stage = fused(FUSE_CONV, text)
     assert kernels(stage.graph) == ([ops] if ops else [])
-    (note,) = stage.notes
-    assert note.startswith("conv1")
-    assert reason in note
+    (refusal,) = stage.refusals
+    assert refusal.subject.startswith("conv1")
+    assert reason in refusal.reason
 
 
 BACKWARD = """
@@ -153,7 +153,7 @@ def test_a_gradient_that_is_shown_is_made_outside() -> None:
     assert [set(ops) for ops in kernels(stage.graph)] == [
         {"reduce_sum", "conv2d_filter_grad", "conv2d_input_grad"}
     ]
-    assert any("max_pool2d_grad stays outside" in note for note in stage.notes)
+    assert any("max_pool2d_grad stays outside" in str(note) for note in stage.refusals)
 
 
 def test_convolutions_of_one_gradient_but_two_geometries_stay_apart() -> None:
@@ -309,7 +309,7 @@ def test_a_gradient_may_be_a_constant() -> None:
 def test_a_graph_without_the_pattern_is_left_alone(item: Pass) -> None:
     text = "graph g(%x: f32[N,4]) -> (y=%1) { %1 = exp(%x) : f32[N,4] }"
     stage = stage_after(item, of=text)
-    assert stage.notes == ()
+    assert stage.refusals == ()
     assert stage.graph.nodes == graph_of(text).nodes
 
 

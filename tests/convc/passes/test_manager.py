@@ -97,16 +97,18 @@ def test_a_crash_in_a_pass_names_the_pass_too() -> None:
     assert caught.value.__notes__ == ["in pass clumsy, after trace, first"]
 
 
-def test_notes_stay_with_the_pass_that_left_them() -> None:
+def test_refusals_stay_with_the_pass_that_left_them() -> None:
     def refuse(graph: Graph, context: Context) -> Graph:
-        context.refuse("conv1", "it is read twice")
+        context.refuse(graph.nodes[0], "it is read twice", "conv1")
         return graph
 
     stages = run_passes(
         graph_of(TEXT), [Pass("a", refuse), FIRST, Pass("b", refuse)], context()
     )
-    noted = [s.notes for s in stages]
+    noted = [tuple(map(str, s.refusals)) for s in stages]
     assert noted == [(), ("conv1: it is read twice",), (), ("conv1: it is read twice",)]
+    (refusal,) = stages[1].refusals
+    assert refusal.locs == stages[0].graph.nodes[0].locs
 
 
 def _with_op(old: str, new: str) -> Pass:

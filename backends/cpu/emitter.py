@@ -1,0 +1,32 @@
+"""What each family of kernels has: its schedules, their cost, its scratch, its code."""
+
+from abc import ABC, abstractmethod
+
+from convc.backends.base import Cost, Scratch
+from convc.backends.cpu.cost import streamed
+from convc.backends.cpu.kernel import Kernel, Writer
+from convc.ir.graph import Attrs
+
+
+class Emitter(ABC):
+    """Writes one family of kernels."""
+
+    @abstractmethod
+    def matches(self, kernel: Kernel) -> bool:
+        """Whether this emitter is responsible for the kernel."""
+
+    @abstractmethod
+    def schedules(self, kernel: Kernel, batch: int) -> list[Attrs]:
+        """Every schedule it can run the kernel with, each worth trying."""
+
+    def cost(self, kernel: Kernel, batch: int) -> Cost:
+        """The predicted cost of a scheduled kernel."""
+        return streamed(kernel, batch)
+
+    @abstractmethod
+    def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
+        """Private memory of each worker for a scheduled kernel."""
+
+    @abstractmethod
+    def emit(self, w: Writer, kernel: Kernel) -> None:
+        """Write the body of the kernel's function."""
