@@ -7,19 +7,14 @@ median step of a round; the ratio is the median of the rounds' ratios.
     python benchmarks/train_step.py --out benchmarks/results/train_step.json
 """
 
-import json
 import multiprocessing
-import platform
-import shlex
 import statistics
-import sys
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 import click
-import numpy as np
 from agreement import agreement
+from conditions import conditions, keep
 from rich.console import Console
 from rich.table import Table
 from workers import CONTESTANTS, serve
@@ -44,9 +39,7 @@ def main(batch: int, threads: int, rounds: int, steps: int, out: Path | None) ->
     result["agreement"] = rows = agreement(threads=threads)
     Console().print(agreement_table(rows))
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=2) + "\n")
-        click.echo(f"written: {out}")
+        keep(out, result)
     if any(float(str(row["convc_share_of_bound"])) > 1 for row in rows):
         raise SystemExit("error: convc is outside the derived bound")
 
@@ -97,39 +90,9 @@ def summary(
         "threads": threads,
         "rounds": rounds,
         "steps_per_round": steps,
-        "command": shlex.join(["python", *sys.argv]),
-        "machine": machine(),
-        "versions": versions("numpy", "torch", "threadpoolctl"),
+        **conditions("numpy", "torch", "threadpoolctl"),
         "contestants": rows,
     }
-
-
-def machine() -> dict[str, str]:
-    """The processor's name as the system gives it."""
-    name = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text().splitlines()
-        models = [
-            line.split(":", 1)[1] for line in lines if line.startswith("model name")
-        ]
-        name = models[0].strip() if models else name
-    return {
-        "cpu": name,
-        "system": platform.system(),
-        "python": platform.python_version(),
-    }
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """The installed version of each package, or a word that it is missing."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return {**found, "numpy": np.__version__}
 
 
 def table(result: dict[str, object]) -> Table:
