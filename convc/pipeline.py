@@ -10,14 +10,10 @@ from convc.optimizers import Optimizer
 from convc.passes.canonicalize import CANONICALIZE
 from convc.passes.commute_relu import COMMUTE_RELU
 from convc.passes.differentiate import DIFFERENTIATE, apply_optimizer
-from convc.passes.fusion import (
-    FUSE_CONV,
-    FUSE_CONV_BACKWARD,
-    FUSE_DENSE,
-    FUSE_DENSE_BACKWARD,
-    FUSE_LOSS,
-    FUSE_OPTIMIZER,
-)
+from convc.passes.fuse_conv import FUSE_CONV, FUSE_CONV_BACKWARD
+from convc.passes.fuse_dense import FUSE_DENSE, FUSE_DENSE_BACKWARD
+from convc.passes.fuse_loss import FUSE_LOSS
+from convc.passes.fuse_optimizer import FUSE_OPTIMIZER
 from convc.passes.inference import EVALUATE_ONLY
 from convc.passes.lower import CHOOSE_LAYOUT, CHOOSE_SCHEDULE, FORM_KERNELS
 from convc.passes.manager import Context, Pass, Stage, run_passes

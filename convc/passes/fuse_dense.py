@@ -1,0 +1,51 @@
+"""A matrix product with what follows it, and the gradients of a dense layer."""
+
+from dataclasses import replace
+
+from convc.ir.graph import Graph, Node
+from convc.passes.fusion import Chain, Follower, fuse_chain, match
+from convc.passes.manager import Context, Pass
+from convc.passes.outline import is_convex, outline
+
+DENSE = Chain(
+    "matmul",
+    (
+        Follower("bias_add"),
+        Follower("relu"),
+        Follower("apply_mask"),
+        Follower("relu_grad", operand=1),
+    ),
+    keeps=True,
+)
+FUSE_DENSE = Pass("fuse-dense", fuse_chain(DENSE), ("tensor", "fusing"), "fusing")
+
+
+def fuse_dense_backward(graph: Graph, context: Context) -> Graph:
+    """All gradients of a dense layer in one kernel: all read one dy.
+
+    dW = x.T @ dy, db = the sum of dy over the batch, dx = dy @ W.T with what follows
+    dx (the gradients of dropout and ReLU).
+    """
+    graph = replace(graph, stage="fusing")
+    for anchor in [n for n in graph.nodes if _is_filter_gradient(n)]:
+        dy, group = anchor.operands[1], [anchor.name]
+        for node in graph.users()[dy.name]:
+            if node.op == "reduce_sum" and node.attrs["axes"] == (0,):
+                group.append(node.name)
+            if node.op == "matmul" and node.operands[0] == dy and node is not anchor:
+                group += match(graph, node, DENSE, context)
+        if len(group) > 1 and is_convex(graph, group):
+            graph = outline(graph, group)
+    return graph
+
+
+def _is_filter_gradient(node: Node) -> bool:
+    if node.op != "matmul" or node.result.type.batched:
+        return False
+    transposed = node.attrs["transpose_a"] and not node.attrs["transpose_b"]
+    return bool(transposed) and node.operands[1].type.batched
+
+
+FUSE_DENSE_BACKWARD = Pass(
+    "fuse-dense-backward", fuse_dense_backward, ("tensor", "fusing"), "fusing"
+)

@@ -1,0 +1,73 @@
+"""All updates of one kind in one kernel."""
+
+from dataclasses import replace
+
+from convc.backends.base import OPTIMIZERS
+from convc.ir.builder import GraphBuilder
+from convc.ir.graph import Graph, Node
+from convc.ir.types import DType
+from convc.ir.verifier import VIEWS
+from convc.passes.manager import Context, Pass
+from convc.passes.outline import outline
+
+
+def fuse_optimizer(graph: Graph, context: Context) -> Graph:
+    """The updates of all parameters, and of the step counter, as one kernel.
+
+    The updates are independent of each other and elementwise, so one loop over all
+    parameters laid end to end does the same arithmetic on every element.
+    """
+    graph = _own_gradients(replace(graph, stage="fusing"))
+    kinds: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        if node.op in OPTIMIZERS:
+            kinds.setdefault(repr((node.op, sorted(node.attrs.items()))), []).append(
+                node.name
+            )
+    for number, names in enumerate(kinds.values()):
+        suffix = f"_{number + 1}" if number else ""
+        counter = [] if number else _step_counter(graph)
+        graph = outline(graph, [*names, *counter], f"optimizer{suffix}")
+    return graph
+
+
+def _own_gradients(graph: Graph) -> Graph:
+    """``graph`` with a copy of each gradient that cannot lie among the others.
+
+    One that two parameters have in common, and one that is an input, a parameter, a
+    constant or a view of another value.
+    """
+    made = {
+        v.name
+        for n in graph.nodes
+        for v in n.results
+        if n.op not in (*VIEWS, "constant")
+    }
+    b, nodes = GraphBuilder(graph.name, graph), list[Node]()
+    for node in graph.nodes:
+        if node.op in OPTIMIZERS:
+            parameter, gradient, *rest = node.operands
+            if gradient.name in made:
+                made.remove(gradient.name)
+            else:
+                b.locs = node.locs
+                own = b("copy", gradient)
+                nodes.append(b.nodes[-1])
+                node = replace(node, operands=(parameter, own, *rest))
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _step_counter(graph: Graph) -> list[str]:
+    """The node that adds one to the number of training steps, if it stands alone."""
+    producers = graph.producers()
+    for parameter, value in graph.updates:
+        maker = producers.get(value.name)
+        if maker is None or maker.op != "add" or parameter.type.dtype is not DType.I64:
+            continue
+        if maker.operands[0] == parameter and not graph.users()[value.name]:
+            return [maker.name]
+    return []
+
+
+FUSE_OPTIMIZER = Pass("fuse-optimizer", fuse_optimizer, ("tensor", "fusing"), "fusing")
