@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convc.data.batches import Dataset, Labels, Splits, unit_images
+from convc.data.cache import user_cache
 from convc.data.digits import load_digits
 from convc.data.idx import DataError, read_idx
 
@@ -124,11 +125,7 @@ def read_folder(
 
 def cache_folder() -> Path:
     """The folder downloads are kept in; it need not exist."""
-    if os.environ.get("CONVC_CACHE_DIR"):
-        return Path(os.environ["CONVC_CACHE_DIR"]).expanduser() / "mnist"
-    import pooch
-
-    return Path(pooch.os_cache("convc")) / "mnist"
+    return user_cache() / "mnist"
 
 
 def _read_pair(
