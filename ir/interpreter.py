@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from convc.ir.errors import RunError
-from convc.ir.graph import Graph, Node, Region, Value
+from convc.ir.graph import Graph, Node, Value
 from convc.ir.ops import OPS
 from convc.ir.ops.base import Array
 from convc.ir.types import BATCH, DType
@@ -20,16 +21,47 @@ class Result:
     updates: dict[str, Array]
 
 
+class Memo:
+    """Results of operations, for running similar graphs on the same arrays.
+
+    References are pure: one op with equal attributes on the very same arrays gives
+    equal results, and need not be run again. What the last run did not use is
+    forgotten. Arrays that went through a memo must not be written to.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Any, tuple[list[Array], list[Array]]] = {}
+        self._fresh: dict[Any, tuple[list[Array], list[Array]]] = {}
+
+    def results(
+        self, node: Node, operands: list[Array], batch: int, float64: bool
+    ) -> list[Array]:
+        """What ``node`` makes of ``operands``."""
+        attrs = repr(sorted(node.attrs.items()))
+        key = (node.op, attrs, batch, float64, *map(id, operands))
+        found = self._fresh.get(key) or self._known.get(key)
+        if found is None:  # the operands are kept so that their ids stay taken
+            found = operands, _evaluate(node, operands, batch, float64)
+        self._fresh[key] = found
+        return found[1]
+
+    def turn(self) -> None:
+        """A run is over: forget what it did not use."""
+        self._known, self._fresh = self._fresh, {}
+
+
 def interpret(
     graph: Graph,
     inputs: Mapping[str, Array],
     parameters: Mapping[str, Array],
     float64: bool = False,
+    memo: Memo | None = None,
 ) -> Result:
     """Run ``graph`` on logical (plain layout) arrays; slow and obvious.
 
-    With ``float64`` every f32 value is computed and returned in float64. RunError for
-    an array that is missing, misshapen or of another kind of number.
+    With ``float64`` every f32 value is computed and returned in float64. With ``memo``
+    operations that the run before did on the same arrays are not done again. RunError
+    for an array that is missing, misshapen or of another kind of number.
     """
     batch = batch_of(graph, inputs)
     state: dict[str, Array] = {}
@@ -42,9 +74,11 @@ def interpret(
             raise RunError(f"{value} must be {value.type}, got shape {array.shape}")
         if not np.can_cast(array.dtype, value.type.dtype.numpy, "same_kind"):
             raise RunError(f"{value} must be {value.type}, got {array.dtype} numbers")
-        state[value.name] = array.astype(_dtype(value, float64))
+        state[value.name] = array.astype(_dtype(value, float64), copy=memo is None)
     with np.errstate(all="ignore"):  # overflow and 0/0 give what IEEE 754 says
-        _run(graph.nodes, state, batch, float64)
+        _run(graph.nodes, state, batch, float64, memo)
+    if memo is not None:
+        memo.turn()
     return Result(
         {name: state[v.name] for name, v in graph.outputs},
         {target.name: state[v.name] for target, v in graph.updates},
@@ -69,25 +103,36 @@ def batch_of(graph: Graph, inputs: Mapping[str, Array]) -> int:
 
 
 def _run(
-    nodes: tuple[Node, ...], state: dict[str, Array], batch: int, float64: bool
+    nodes: tuple[Node, ...],
+    state: dict[str, Array],
+    batch: int,
+    float64: bool,
+    memo: Memo | None,
 ) -> None:
     for node in nodes:
         operands = [state[v.name] for v in node.operands]
         if node.region is not None:
-            results = _run_region(node.region, operands, batch, float64)
+            local = dict(
+                zip((v.name for v in node.region.inputs), operands, strict=True)
+            )
+            _run(node.region.nodes, local, batch, float64, memo)
+            results = [local[v.name] for v in node.region.yields]
+        elif memo is not None:
+            results = memo.results(node, operands, batch, float64)
         else:
-            out = OPS[node.op].evaluate(operands, node.attrs, batch)
-            results = out if isinstance(out, tuple) else (out,)
-        for value, array in zip(node.results, results, strict=True):
-            state[value.name] = np.asarray(array).astype(_dtype(value, float64))
+            results = _evaluate(node, operands, batch, float64)
+        state.update(zip((v.name for v in node.results), results, strict=True))
 
 
-def _run_region(
-    region: Region, operands: list[Array], batch: int, float64: bool
-) -> tuple[Array, ...]:
-    local = {v.name: a for v, a in zip(region.inputs, operands, strict=True)}
-    _run(region.nodes, local, batch, float64)
-    return tuple(local[v.name] for v in region.yields)
+def _evaluate(
+    node: Node, operands: list[Array], batch: int, float64: bool
+) -> list[Array]:
+    out = OPS[node.op].evaluate(operands, node.attrs, batch)
+    arrays = out if isinstance(out, tuple) else (out,)
+    return [
+        np.asarray(array).astype(_dtype(value, float64))
+        for value, array in zip(node.results, arrays, strict=True)
+    ]
 
 
 def _dtype(value: Value, float64: bool) -> "np.dtype[np.generic]":

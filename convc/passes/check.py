@@ -1,91 +1,129 @@
 """Check mode: the graph before and after a pass, run on small random inputs."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from convc.ir import philox
 from convc.ir.errors import CompileError
-from convc.ir.graph import Graph, Value
-from convc.ir.interpreter import interpret
-from convc.ir.types import DType
+from convc.ir.graph import Graph
+from convc.ir.interpreter import Memo, Result, interpret
+from convc.ir.ops.base import Array
+from convc.ir.rounding import Bounds, bounded
+from convc.ir.rounding_base import DOUBLE
+from convc.passes.certificate import Verdict
+from convc.passes.samples import Samples, State
 
-BATCH = 3
-"""Images in a check: odd, and more than one."""
-LARGEST = 2
-"""Inputs and parameters are whole numbers from -LARGEST to LARGEST, so that
-convolution, pooling, bias and ReLU have no rounding."""
-MANY = 1000
-"""Classes enough for any label that is drawn."""
+Pair = tuple[str, Array, Array]
 
 
-def check_same_meaning(before: Graph, after: Graph) -> None:
-    """CompileError unless common outputs and updates are equal bit for bit.
+class Checker:
+    """Runs graphs on small data, one pass after another.
 
-    The passes only regroup, rename or drop operations, so the interpreter evaluates
-    the same operations on the same numbers and even inexact ones must agree.
+    The graph after a pass is the one before the next, and most operations stay what
+    they were: what was evaluated on the same arrays is not evaluated again.
     """
-    graphs, classes = (before, after), _fewest_classes(before)
-    inputs = {v.name: sample(v, BATCH, classes) for g in graphs for v in g.inputs}
-    parameters = {
-        p.value.name: sample(p.value, BATCH) for g in graphs for p in g.parameters
-    }
-    with np.errstate(all="ignore"):
-        old = interpret(before, inputs, parameters)
-        new = interpret(after, inputs, parameters)
-    compared = 0
+
+    def __init__(self) -> None:
+        self._memo = Memo()
+        self._whole, self._real = Samples(), Samples(whole=False)
+
+    def equal(self, before: Graph, after: Graph) -> Verdict:
+        """CompileError unless common outputs and updates are equal bit for bit.
+
+        Such a pass only regroups, renames or drops operations, so the interpreter
+        evaluates the same operations on the same numbers and even inexact ones must
+        agree.
+        """
+        data = self._whole.of(before, after)
+        return compare_equal(self.run(before, *data), self.run(after, *data))
+
+    def close(self, before: Graph, after: Graph) -> Verdict:
+        """CompileError unless common outputs and updates are equal up to rounding.
+
+        Both graphs run in float64, on whole numbers and on real ones. They may differ
+        by what running error analysis allows the one and the other.
+        """
+        count, worst = 0, 0.0
+        for kind in (self._whole, self._real):
+            data = kind.of(before, after)
+            old, new = (bounded(graph, *data, unit=DOUBLE) for graph in (before, after))
+            verdict = compare_close(old, new)
+            count, worst = count + verdict.values, max(worst, verdict.worst)
+        return Verdict("bound", count, worst)
+
+    def data(self, *graphs: Graph, whole: bool = True) -> tuple[State, State]:
+        """Inputs and parameters for all of ``graphs``; they must not be written to."""
+        return (self._whole if whole else self._real).of(*graphs)
+
+    def run(
+        self, graph: Graph, inputs: Mapping[str, Array], parameters: Mapping[str, Array]
+    ) -> Result:
+        """What ``graph`` gives in the precision it says."""
+        return interpret(graph, inputs, parameters, memo=self._memo)
+
+
+def compare_equal(old: Result, new: Result) -> Verdict:
+    """CompileError unless common outputs and updates are equal bit for bit."""
+    count = 0
+    for what, a, b in _pairs(old, new):
+        if a is b:
+            count += a.size
+            continue
+        _same_shape(what, a, b)
+        wrong = (a != b) & ~((a != a) & (b != b))  # NaN is equal to NaN
+        if np.any(wrong):
+            raise CompileError(_difference(what, a, b, wrong))
+        count += a.size
+    return Verdict("equal", count)
+
+
+def compare_close(old: Bounds, new: Bounds) -> Verdict:
+    """CompileError unless common outputs and updates are within both bounds' sum."""
+    count, worst = 0, 0.0
+    errors = Result(old.output_bounds, old.update_bounds)
+    others = Result(new.output_bounds, new.update_bounds)
+    allowed = {what: a + b for what, a, b in _pairs(errors, others)}
+    for what, a, b in _pairs(
+        Result(old.outputs, old.updates), Result(new.outputs, new.updates)
+    ):
+        _same_shape(what, a, b)
+        with np.errstate(all="ignore"):
+            error = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))
+            alike = (a == b) | ((a != a) & (b != b))
+            wrong = ~alike & ~(error <= allowed[what]) & ~np.isposinf(allowed[what])
+            units = np.where(alike, 0.0, error / allowed[what])
+        if wrong.any():
+            raise CompileError(
+                f"{_difference(what, a, b, wrong)}, {units[wrong].max():.3g} times "
+                "what rounding allows"
+            )
+        finite = units[np.isfinite(units)]
+        count, worst = count + a.size, max(worst, float(finite.max(initial=0.0)))
+    return Verdict("bound", count, worst)
+
+
+def _pairs(old: Result, new: Result) -> Iterator[Pair]:
+    """What both results have, with a name for people; CompileError for none."""
+    found = False
     for kind, a, b in (
         ("output", old.outputs, new.outputs),
         ("update of", old.updates, new.updates),
     ):
         for name in (k for k in a if k in b):
-            compared += 1
-            if a[name].shape != b[name].shape or _differ(a[name], b[name]).any():
-                raise CompileError(_difference(f"{kind} {name}", a[name], b[name]))
-    if old.outputs and not compared:
+            found = True
+            yield f"{kind} {name}", a[name], b[name]
+    if old.outputs and not found:
         raise CompileError("the pass kept none of the outputs")
 
 
-def _fewest_classes(graph: Graph) -> int:
-    """The classes of the loss that has the fewest; many if there is no loss."""
-    bodies = (n.region.nodes if n.region else (n,) for n in graph.nodes)
-    return min(
-        (
-            n.operands[0].type.inner[-1]
-            for body in bodies
-            for n in body
-            if n.op.startswith("softmax_cross_entropy")
-        ),
-        default=MANY,
-    )
-
-
-def sample(value: Value, batch: int, classes: int = MANY) -> Any:
-    """A small whole-numbered array for ``value``, the same in every run.
-
-    Labels (i32) are 0 or 1 if there are two ``classes``, counters and seeds (i64)
-    small.
-    """
-    t, stream = value.type, philox.stream_of(value.name)
-    words = philox.bits(7, stream, 0, t.elements(batch)).reshape(t.bind(batch))
-    if t.dtype.is_float:
-        whole = words % np.uint32(2 * LARGEST + 1)
-        return whole.astype(t.dtype.numpy) - t.dtype.numpy.type(LARGEST)
-    span = 5 if t.dtype is DType.I64 else min(2, classes)
-    return (words % np.uint32(span)).astype(t.dtype.numpy)
-
-
-def _differ(a: Any, b: Any) -> Any:
-    """Where two arrays are not equal; NaN is equal to NaN."""
-    return np.asarray((a != b) & ~((a != a) & (b != b)))
-
-
-def _difference(what: str, a: Any, b: Any) -> str:
+def _same_shape(what: str, a: Array, b: Array) -> None:
     if a.shape != b.shape:
-        return f"{what} changed its shape from {a.shape} to {b.shape}"
-    differ = _differ(a, b)
-    where = tuple(int(i) for i in np.argwhere(differ)[0])
+        raise CompileError(f"{what} changed its shape from {a.shape} to {b.shape}")
+
+
+def _difference(what: str, a: Array, b: Array, wrong: Array) -> str:
+    where = tuple(int(i) for i in np.argwhere(wrong)[0])
     return (
-        f"{what} changed: {np.sum(differ)} of {a.size} elements differ, first at "
+        f"{what} changed: {np.sum(wrong)} of {a.size} elements differ, first at "
         f"{where}: {a[where].item()!r} before, {b[where].item()!r} after"
     )

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from convc.ir.graph import Graph, Value, rename_uses
 from convc.passes.canonicalize import drop_dead
+from convc.passes.evaluation_check import check_evaluation
 from convc.passes.manager import Context, Pass
 
 
@@ -28,4 +29,4 @@ def evaluate_only(graph: Graph, context: Context) -> Graph:
     return drop_dead(replace(rename_uses(graph, table), updates=()))  # case 3
 
 
-EVALUATE_ONLY = Pass("remove-dropout", evaluate_only, same_meaning=False)
+EVALUATE_ONLY = Pass("remove-dropout", evaluate_only, check=check_evaluation)

@@ -9,7 +9,8 @@ from convc.ir.errors import CompileError, ConvcError
 from convc.ir.graph import Graph, Loc, Node
 from convc.ir.printer import print_graph
 from convc.ir.verifier import verify
-from convc.passes.check import check_same_meaning
+from convc.passes.certificate import NOT_CHECKED, Certificate, Verdict, digest
+from convc.passes.check import Checker
 
 
 @dataclass(frozen=True)
@@ -46,27 +47,47 @@ class Pass:
     """A rewrite with its contract.
 
     It takes graphs whose stage is in ``requires`` and leaves them at the stage
-    ``ensures`` (empty: as it was). With ``same_meaning`` the outputs and updates that
-    both graphs have are equal for all inputs, bit for bit in the interpreter, which
-    check mode tests on small random data.
+    ``ensures`` (empty: as it was). The outputs and updates that both graphs have are
+    equal for all inputs: if ``exact`` bit for bit in the interpreter, else up to
+    rounding, within derived bounds. Check mode tests that on small random data, or
+    runs ``check`` where the pass has another meaning to keep.
     """
 
     name: str
     rewrite: Callable[[Graph, Context], Graph]
     requires: tuple[str, ...] = ("tensor",)
     ensures: str = ""
-    same_meaning: bool = True
+    exact: bool = True
+    check: Callable[[Checker, Graph, Graph], Verdict] | None = None
+    """A check of its own, of the graphs before and after: CompileError or a verdict."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The program after a pass; ``seconds`` is the time of the pass alone."""
+    """The program after a pass; ``seconds`` is the time of the pass alone.
+
+    ``verdict`` is what check mode found, ``before`` the graph that the pass was given
+    (None for the traced one).
+    """
 
     name: str
     graph: Graph
     seconds: float
     refusals: tuple[Refusal, ...] = ()
-    checked: bool = False
+    verdict: Verdict = NOT_CHECKED
+    before: Graph | None = None
+
+    @property
+    def checked(self) -> bool:
+        """Whether check mode was on."""
+        return bool(self.verdict)
+
+    @property
+    def certificate(self) -> Certificate:
+        """The verdict with what it is about: hashes of the text before and after."""
+        after = digest(self.graph)
+        before = after if self.before is None else digest(self.before)
+        return Certificate(self.name, before, after, self.verdict)
 
     @property
     def text(self) -> str:
@@ -83,12 +104,15 @@ def run_passes(
     contract or, with ``check``, changes the program's meaning.
     """
     stages = [Stage("trace", verify(graph), 0.0)]
+    checker = Checker() if check else None
     for item in passes:
-        stages.append(_run(item, stages, context, check))
+        stages.append(_run(item, stages, context, checker))
     return stages
 
 
-def _run(item: Pass, stages: list[Stage], context: Context, check: bool) -> Stage:
+def _run(
+    item: Pass, stages: list[Stage], context: Context, checker: Checker | None
+) -> Stage:
     before = stages[-1].graph
     done = ", ".join(s.name for s in stages)
     if before.stage not in item.requires:
@@ -105,13 +129,16 @@ def _run(item: Pass, stages: list[Stage], context: Context, check: bool) -> Stag
         verify(after)
         if after.stage != (item.ensures or before.stage):
             raise CompileError(f"it left the graph at the {after.stage} stage")
-        if check and item.same_meaning:
-            check_same_meaning(before, after)
+        verdict = _verdict(item, before, after, checker) if checker else NOT_CHECKED
     except ConvcError as error:
         raise CompileError(f"pass {item.name} failed after {done}: {error}") from error
     except Exception as error:
         error.add_note(f"in pass {item.name}, after {done}")
         raise
-    return Stage(
-        item.name, after, seconds, tuple(local.refusals), check and item.same_meaning
-    )
+    return Stage(item.name, after, seconds, tuple(local.refusals), verdict, before)
+
+
+def _verdict(item: Pass, before: Graph, after: Graph, checker: Checker) -> Verdict:
+    if item.check is not None:
+        return item.check(checker, before, after)
+    return checker.equal(before, after) if item.exact else checker.close(before, after)

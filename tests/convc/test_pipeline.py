@@ -57,9 +57,9 @@ def test_every_stage_reads_back_and_is_checked(name: str, kind: str) -> None:
     }[kind]
     stages = step.stages(batch=3, threads=2, check=True)
     assert [s.name for s in stages] == ["trace", *(p.name for p in step.passes)]
-    for stage, item in zip(stages[1:], step.passes, strict=True):
+    for stage in stages[1:]:
         assert parse(stage.text) == stage.graph
-        assert stage.checked == item.same_meaning
+        assert stage.checked
 
 
 @pytest.mark.parametrize("name", ["simplify", "form-kernels", "choose-schedule"])

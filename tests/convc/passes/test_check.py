@@ -6,8 +6,8 @@ from op_bench import tensor
 from pass_bench import stage_after
 
 from convc.ir.graph import Value
-from convc.passes.check import LARGEST, sample
 from convc.passes.manager import Pass
+from convc.passes.samples import LARGEST, sample
 
 
 @pytest.mark.parametrize("kind", ["f32", "f64"])

@@ -1,6 +1,9 @@
 """The manager holds every pass to its contract and says who broke it."""
 
+import json
 from dataclasses import replace
+from functools import partial
+from hashlib import sha256
 
 import pytest
 from pass_bench import context, graph_of, stage_after
@@ -8,6 +11,8 @@ from pass_bench import context, graph_of, stage_after
 from convc.ir.builder import GraphBuilder
 from convc.ir.errors import CompileError, VerifyError
 from convc.ir.graph import Graph
+from convc.passes.certificate import Verdict, digest
+from convc.passes.check import Checker
 from convc.passes.manager import Context, Pass, run_passes
 
 TEXT = """
@@ -135,11 +140,45 @@ def test_without_check_mode_a_legal_graph_is_believed() -> None:
     assert [s.checked for s in stages] == [False, False]
 
 
-def test_check_mode_says_what_it_checked() -> None:
-    """A pass that is meant to change the meaning is left alone."""
-    meant = replace(_with_op("relu", "exp"), same_meaning=False)
+def test_a_pass_may_have_a_check_of_its_own() -> None:
+    def negated(checker: Checker, before: Graph, after: Graph) -> Verdict:
+        (old, new) = (checker.run(g, *checker.data(g)) for g in (before, after))
+        assert (old.outputs["y"] != new.outputs["y"]).any()
+        return Verdict("own", 12, note="y is another")
+
+    meant = replace(_with_op("relu", "exp"), check=negated)
     stages = run_passes(graph_of(TEXT), [FIRST, meant], context(), check=True)
-    assert [s.checked for s in stages] == [False, True, False]
+    assert [str(s.verdict) for s in stages] == [
+        "not checked",
+        "equal on 12 values",
+        "y is another: equal on 12 values",
+    ]
+
+
+def test_every_stage_has_a_certificate_of_what_was_checked() -> None:
+    stages = run_passes(graph_of(TEXT), [FIRST, SECOND], context(), check=True)
+    given = sha256(stages[0].text.encode()).hexdigest()
+    assert stages[1].certificate.record() == {
+        "pass": "first",
+        "before": given,
+        "after": given,
+        "verdict": "equal on 12 values",
+        "checked": True,
+        "method": "equal",
+        "values": 12,
+        "worst": 0.0,
+        "note": "",
+    }
+    assert json.dumps(stages[0].certificate.record())
+    assert not stages[0].certificate.verdict
+
+
+def test_the_certificate_hashes_both_sides() -> None:
+    moved = Pass("moves", to_fusing, ensures="fusing")
+    certificate = run_passes(graph_of(TEXT), [moved], context())[-1].certificate
+    assert certificate.before == digest(graph_of(TEXT))
+    assert certificate.after == digest(to_fusing(graph_of(TEXT), context()))
+    assert not certificate.record()["checked"]
 
 
 PARAMETERS = """
@@ -218,3 +257,37 @@ def test_the_difference_shown_is_no_nan_that_both_have() -> None:
     with pytest.raises(CompileError, match="elements differ, first at") as caught:
         stage_after(_with_op("relu", "exp"), of=text)
     assert "nan" not in str(caught.value)
+
+
+SCALED = """
+graph g(%x: f32[N,4]) -> (y=%2) {
+  param %w : f32[4,3] = zeros()
+  %k = constant() {value=3.0, dtype=f32} : f32[]
+  %1 = multiply(%x, %k) : f32[N,4]
+  %2 = matmul(%1, %w) : f32[N,3]
+}
+"""
+
+
+def _scale_later(graph: Graph, context: Context, by: float = 3.0) -> Graph:
+    """(k x) w = k (x w), but for rounding."""
+    b = GraphBuilder(graph.name, replace(graph, nodes=(), outputs=()))
+    x, w = graph.inputs[0], graph.parameters[0].value
+    y = b("matmul", x, w)
+    b.output("y", b("multiply", y, b.constant(by, y.type)))
+    return b.finish()
+
+
+def test_a_pass_that_rounds_elsewhere_is_held_to_the_derived_bound() -> None:
+    loose = Pass("scale-later", _scale_later, exact=False)
+    verdict = stage_after(loose, of=SCALED).verdict
+    assert verdict.method == "bound"
+    assert verdict.values == 2 * 9
+    assert 0 < verdict.worst < 1
+
+
+def test_a_pass_that_is_not_exact_may_not_be_wrong() -> None:
+    for wrong in (2.0, 3.0 * (1 + 1e-12)):
+        loose = Pass("scale", partial(_scale_later, by=wrong), exact=False)
+        with pytest.raises(CompileError, match="times what rounding allows"):
+            stage_after(loose, of=SCALED)

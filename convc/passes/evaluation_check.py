@@ -1,0 +1,68 @@
+"""Check mode for evaluation: what a training graph means without the training.
+
+When moving averages happen to be the statistics of the batch, evaluation must give
+what training gives with dropout that keeps everything.
+"""
+
+from dataclasses import replace
+
+from convc.ir.errors import CompileError
+from convc.ir.graph import Graph, Node, Value, rename_uses
+from convc.ir.rounding import bounded
+from convc.ir.rounding_base import DOUBLE
+from convc.passes.certificate import Verdict
+from convc.passes.check import Checker, compare_close, compare_equal
+
+
+def check_evaluation(checker: Checker, before: Graph, after: Graph) -> Verdict:
+    """CompileError unless ``after`` evaluates what ``before`` trains, bit for bit.
+
+    A norm that is applied twice has one average for both; there the statistics of its
+    first use serve the others, and the results may differ by rounding.
+    """
+    if after.updates:
+        raise CompileError("an evaluation must update nothing")
+    first, shared = _statistics(before)
+    nodes = tuple(_keeping(node, before) for node in before.nodes)
+    trained = rename_uses(replace(before, nodes=nodes, updates=()), shared)
+    outputs = tuple((f"average {name}", value) for name, value in first.items())
+    inputs, parameters = checker.data(before, after)
+    probe = replace(trained, outputs=outputs)
+    found = checker.run(probe, inputs, parameters).outputs
+    given = {**parameters, **{name: found[f"average {name}"] for name in first}}
+    if shared:
+        old, new = (bounded(g, inputs, given, unit=DOUBLE) for g in (trained, after))
+        verdict = compare_close(old, new)
+    else:
+        verdict = compare_equal(
+            checker.run(trained, inputs, given), checker.run(after, inputs, given)
+        )
+    return replace(verdict, method="evaluation", note="as trained, without dropout")
+
+
+def _statistics(graph: Graph) -> tuple[dict[str, Value], dict[str, Value]]:
+    """What the first batch statistic for each average is, and stands in for others.
+
+    The first by the average's name, the second by the name of another statistic.
+    """
+    averages = [n for n in graph.nodes if n.op == "moving_average"]
+    source: dict[str, str] = {}  # of what any moving average has grown from
+    first: dict[str, Value] = {}
+    shared: dict[str, Value] = {}
+    for node in averages:
+        average, sample = node.operands
+        origin = source.get(average.name, average.name)
+        source[node.name] = origin
+        if first.setdefault(origin, sample) != sample:
+            shared[sample.name] = first[origin]
+    return first, shared
+
+
+def _keeping(node: Node, graph: Graph) -> Node:
+    """``node`` with dropout that keeps everything."""
+    if node.op == "dropout_mask":
+        return replace(node, attrs={**node.attrs, "keep": 1.0})
+    mask = graph.producers().get(node.operands[1].name) if node.operands[1:] else None
+    if node.op == "apply_mask" and mask is not None and mask.op == "dropout_mask":
+        return replace(node, attrs={**node.attrs, "scale": 1.0})
+    return node
