@@ -18,6 +18,9 @@ STAGES = ("tensor", "fusing", "kernel", "planned")
 """tensor: plain ops; fusing: ops and kernels; kernel: kernels with schedules, and
 views; planned: the same with an arena."""
 
+VIEWS = ("reshape",)
+"""Ops that may stand outside a kernel after fusion: they only rename memory."""
+
 
 @dataclass(frozen=True)
 class Loc:

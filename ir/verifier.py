@@ -8,12 +8,9 @@ import networkx as nx
 
 from convc.ir.builder import NAME
 from convc.ir.errors import TypeRuleError, VerifyError
-from convc.ir.graph import STAGES, Arena, Graph, Node, Region, Value
+from convc.ir.graph import STAGES, VIEWS, Arena, Graph, Node, Region, Value
 from convc.ir.ops import OPS
 from convc.ir.printer import graph_lines
-
-VIEWS = ("reshape",)
-"""Ops that may stand outside a kernel after fusion: they only rename memory."""
 
 CONTEXT = 6
 """Lines shown before and after a culprit."""

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from convc.backends.base import flat_groups
 from convc.backends.cpu.kernel import Kernel
 from convc.ir.errors import CompileError
-from convc.ir.graph import Arena, Graph, Value
-from convc.ir.verifier import VIEWS
+from convc.ir.graph import VIEWS, Arena, Graph, Value
 
 
 def check_plan(graph: Graph, arena: Arena, kernels: Sequence[Kernel]) -> None:

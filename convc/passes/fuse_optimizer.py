@@ -4,9 +4,8 @@ from dataclasses import replace
 
 from convc.backends.base import OPTIMIZERS
 from convc.ir.builder import GraphBuilder
-from convc.ir.graph import Graph, Node
+from convc.ir.graph import VIEWS, Graph, Node
 from convc.ir.types import DType
-from convc.ir.verifier import VIEWS
 from convc.passes.manager import Context, Pass
 from convc.passes.outline import outline
 

@@ -7,8 +7,7 @@ import networkx as nx
 
 from convc.ir.builder import GraphBuilder
 from convc.ir.errors import CompileError
-from convc.ir.graph import Graph, Node, Value
-from convc.ir.verifier import VIEWS
+from convc.ir.graph import VIEWS, Graph, Node, Value
 from convc.passes.canonicalize import drop_dead
 from convc.passes.manager import Context, Pass
 from convc.passes.outline import outline

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 
 from convc.backends.base import flat_groups
 from convc.ir.errors import CompileError
-from convc.ir.graph import Arena, Buffer, Graph, Value
-from convc.ir.verifier import VIEWS
+from convc.ir.graph import VIEWS, Arena, Buffer, Graph, Value
 from convc.passes.manager import Context, Pass
 
 ALIGN = 64

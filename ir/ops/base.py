@@ -110,7 +110,8 @@ class Op:
 
     Subclasses set ``name``, ``operands`` and ``attrs`` and define the rules below.
     ``exact`` says that on integer-valued inputs of moderate size the float result has
-    no rounding, so two programs must agree bit for bit.
+    no rounding, so two programs must agree bit for bit. ``elementwise`` says that an
+    element of the result needs, of operands of its type, the one at its place only.
     """
 
     name: ClassVar[str]
@@ -119,6 +120,7 @@ class Op:
     variadic: ClassVar[bool] = False
     attrs: ClassVar[Mapping[str, AttrSpec]] = {}
     exact: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = False
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         """Result types; TypeRuleError when operands and attributes do not fit."""

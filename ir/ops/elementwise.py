@@ -50,6 +50,7 @@ class _Elementwise(Op):
     """One result element from the operand elements at the same place."""
 
     function: ClassVar[Callable[..., Array]]
+    elementwise = True
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         self.want_float(types)
@@ -302,6 +303,7 @@ class Cast(Op):
 
     name = "cast"
     operands = ("x",)
+    elementwise = True
     attrs = {"dtype": AttrSpec("str", choices=tuple(d.value for d in DType))}
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:

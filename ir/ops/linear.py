@@ -75,6 +75,7 @@ class BiasAdd(Op):
 
     name = "bias_add"
     operands = ("x", "b")
+    elementwise = True
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         x, b = types

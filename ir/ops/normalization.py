@@ -20,6 +20,7 @@ class BatchNorm(Op):
     operands = ("x", "gamma", "beta", "mean", "variance")
     attrs = {"epsilon": AttrSpec("float", 1e-3, low=0)}
     exact = False
+    elementwise = True
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         x = types[0]
@@ -67,6 +68,7 @@ class MovingAverage(Op):
     operands = ("average", "sample")
     attrs = {"momentum": AttrSpec("float", low=0)}
     exact = False
+    elementwise = True
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         self.want_float(types)

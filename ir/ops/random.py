@@ -64,6 +64,7 @@ class ApplyMask(Op):
 
     name = "apply_mask"
     operands = ("x", "mask")
+    elementwise = True
     attrs = {"scale": AttrSpec("float", 1.0)}
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:

@@ -51,6 +51,7 @@ class Copy(Op):
 
     name = "copy"
     operands = ("x",)
+    elementwise = True
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         return (types[0],)

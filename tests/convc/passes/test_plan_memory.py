@@ -9,8 +9,7 @@ from compiled import agrees, inputs_for, parameters_for, ran
 from pass_bench import graph_of, stage_after
 
 from convc.backends.base import flat_groups
-from convc.ir.graph import Buffer, Graph, Value
-from convc.ir.verifier import VIEWS
+from convc.ir.graph import VIEWS, Buffer, Graph, Value
 from convc.layers import batch_norm, conv2d, dense, dropout, flatten, max_pool2d
 from convc.model import Model
 from convc.networks import NETWORKS
