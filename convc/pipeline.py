@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from convc.backends import backend_named
 from convc.ir.errors import CompileError
 from convc.ir.graph import Graph
+from convc.lockfile import tuned
 from convc.optimizers import Optimizer
 from convc.passes.canonicalize import CANONICALIZE
 from convc.passes.commute_relu import COMMUTE_RELU
@@ -64,14 +65,15 @@ class Step:
         """The program after each pass, the traced one first.
 
         ``check`` runs old and new graphs on small data after every pass. CompileError
-        as ``run_passes`` raises it, or for a batch or thread count below 1.
+        as ``run_passes`` raises it, or for a batch or thread count below 1. Schedules
+        come from the lockfile in force, see ``lockfile.tuned``.
         """
         if batch < 1:
             raise CompileError(f"a batch has at least 1 image, got {batch}")
         workers = default_threads() if threads is None else threads
         if workers < 1:
             raise CompileError(f"a program needs at least 1 thread, got {workers}")
-        context = Context(backend_named(backend), batch, workers)
+        context = Context(backend_named(backend), batch, workers, tuned=tuned())
         return run_passes(self.graph, self.passes, context, check)
 
     def compile(

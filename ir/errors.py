@@ -10,7 +10,7 @@
     ├── CompileError      what a pass or a backend cannot do, with the op and its line
     └── RunError          a compiled program that was fed wrongly or produced NaN
 
-The data and checkpoint readers add their own branches (DataError, CheckpointError).
+Readers of files add their own branches (DataError, CheckpointError, LockfileError).
 """
 
 

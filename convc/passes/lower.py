@@ -8,8 +8,9 @@ import networkx as nx
 from convc.ir.builder import GraphBuilder
 from convc.ir.errors import CompileError
 from convc.ir.graph import VIEWS, Graph, Node, Value
+from convc.lockfile import Entry, key_of
 from convc.passes.canonicalize import drop_dead
-from convc.passes.manager import Context, Pass
+from convc.passes.manager import Choice, Context, Pass
 from convc.passes.outline import outline
 
 
@@ -137,16 +138,44 @@ CHOOSE_LAYOUT = Pass("choose-layout", choose_layout, ("kernel",))
 
 
 def choose_schedule(graph: Graph, context: Context) -> Graph:
-    """Give every kernel the best predicted schedule, or keep the one it has."""
-    nodes = []
-    for node in graph.nodes:
-        if node.region is not None and node.schedule is None:
-            found = context.backend.candidates(node, context.batch, context.threads)
-            node = replace(node, schedule=found[0].schedule)
-        if node.region is not None:
-            context.backend.check_schedule(node, context.threads)
-        nodes.append(node)
-    return replace(graph, nodes=tuple(nodes))
+    """Give every kernel a schedule: its own, else a measured, else a predicted one."""
+    nodes = tuple(
+        _scheduled(node, context) if node.region is not None else node
+        for node in graph.nodes
+    )
+    return replace(graph, nodes=nodes)
+
+
+def _scheduled(node: Node, context: Context) -> Node:
+    """The kernel with its schedule, and a note where that comes from."""
+    key = key_of(node, context.batch, context.backend.target(context.threads))
+    entry = context.tuned.get(key)
+    made, origin = node, "given"
+    if node.schedule is None and entry is not None:
+        made, origin = _as_measured(node, entry, context), "lockfile"
+    if made.schedule is None:
+        found = context.backend.candidates(node, context.batch, context.threads)
+        made, origin = replace(node, schedule=found[0].schedule), "cost model"
+    if origin != "lockfile":
+        context.backend.check_schedule(made, context.threads)
+    context.choices.append(Choice(node.name, origin, entry))
+    return made
+
+
+def _as_measured(node: Node, entry: Entry, context: Context) -> Node:
+    """The kernel with the fastest schedule, or as it is if the target refuses that."""
+    made = replace(node, schedule=entry.fastest.schedule)
+    try:
+        context.backend.check_schedule(made, context.threads)
+    except CompileError as error:
+        context.refuse(
+            node,
+            f"the lockfile's schedule does not fit: {error}; "
+            "run convc tune again, the cost model's is taken",
+            str(node.attrs["name"]),
+        )
+        return node
+    return made
 
 
 CHOOSE_SCHEDULE = Pass("choose-schedule", choose_schedule, ("kernel",))

@@ -9,6 +9,7 @@ from convc.ir.errors import CompileError, ConvcError
 from convc.ir.graph import Graph, Loc, Node
 from convc.ir.printer import print_graph
 from convc.ir.verifier import verify
+from convc.lockfile import Entry, Tuned
 from convc.passes.certificate import NOT_CHECKED, Certificate, Verdict, digest
 from convc.passes.check import Checker
 
@@ -28,14 +29,29 @@ class Refusal:
         return f"{self.subject}: {self.reason}"
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Why the kernel at ``node`` has its schedule.
+
+    ``origin`` is "given" (the kernel had one), "lockfile" (it was measured to be the
+    fastest) or "cost model"; ``entry`` is what the lockfile says of the kernel.
+    """
+
+    node: str
+    origin: str
+    entry: Entry | None = None
+
+
 @dataclass
 class Context:
-    """What passes may ask for, and where they leave their refusals."""
+    """What passes may ask for, and where they leave refusals and choices."""
 
     backend: Backend
     batch: int
     threads: int
     refusals: list[Refusal] = field(default_factory=list)
+    tuned: Tuned = field(default_factory=dict)
+    choices: list[Choice] = field(default_factory=list)
 
     def refuse(self, node: Node, reason: str, subject: str | None = None) -> None:
         """Record why something was not done at ``node``, for people who ask."""
@@ -67,7 +83,7 @@ class Stage:
     """The program after a pass; ``seconds`` is the time of the pass alone.
 
     ``verdict`` is what check mode found, ``before`` the graph that the pass was given
-    (None for the traced one).
+    (None for the traced one), ``choices`` why its kernels have their schedules.
     """
 
     name: str
@@ -76,6 +92,7 @@ class Stage:
     refusals: tuple[Refusal, ...] = ()
     verdict: Verdict = NOT_CHECKED
     before: Graph | None = None
+    choices: tuple[Choice, ...] = ()
 
     @property
     def checked(self) -> bool:
@@ -121,7 +138,7 @@ def _run(
             f"pass {item.name} needs a graph at the {wanted} stage, this one is at "
             f"the {before.stage} stage (after {done})"
         )
-    local = replace(context, refusals=[])
+    local = replace(context, refusals=[], choices=[])
     start = time.perf_counter()
     try:
         after = item.rewrite(before, local)
@@ -135,7 +152,8 @@ def _run(
     except Exception as error:
         error.add_note(f"in pass {item.name}, after {done}")
         raise
-    return Stage(item.name, after, seconds, tuple(local.refusals), verdict, before)
+    refusals, choices = tuple(local.refusals), tuple(local.choices)
+    return Stage(item.name, after, seconds, refusals, verdict, before, choices)
 
 
 def _verdict(item: Pass, before: Graph, after: Graph, checker: Checker) -> Verdict:

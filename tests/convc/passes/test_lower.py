@@ -1,0 +1,116 @@
+"""A kernel keeps its schedule, else takes the measured one, else the predicted one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import convc as cc
+from convc.backends import backend_named
+from convc.ir.errors import CompileError
+from convc.ir.graph import Attrs, Graph, Node
+from convc.lockfile import Entry, Measured, key_of, update_lockfile, using
+from convc.networks import strided
+from convc.passes.lower import choose_schedule
+from convc.passes.manager import Context, Stage
+from convc.pipeline import Step
+
+BATCH = 4
+NUMPY = backend_named("numpy")
+OTHER = {"algorithm": "gemm_rows", "batch": 64}
+
+
+def stages() -> dict[str, Stage]:
+    found = cc.Model(strided).inference().stages(batch=BATCH, threads=1)
+    return {s.name: s for s in found}
+
+
+def dense(graph: Graph) -> Node:
+    return next(n for n in graph.nodes if "dense" in str(n.attrs.get("name")))
+
+
+def entry(schedule: Attrs, threads: int = 1) -> Entry:
+    """A measurement of the dense kernel."""
+    key = key_of(dense(stages()["choose-layout"].graph), BATCH, NUMPY.target(threads))
+    return Entry(key, 3, (Measured(schedule, 0.001),))
+
+
+def scheduled(tmp_path: Path, found: Entry) -> Stage:
+    """The stage with schedules, compiled with a lockfile of that entry."""
+    update_lockfile(tmp_path / "x", [found])
+    with using(tmp_path / "x"):
+        return stages()["choose-schedule"]
+
+
+def origin(stage: Stage) -> str:
+    name = dense(stage.graph).name
+    return next(c.origin for c in stage.choices if c.node == name)
+
+
+def test_without_a_lockfile_the_best_prediction_is_taken() -> None:
+    stage = stages()["choose-schedule"]
+    for node in stage.graph.nodes:
+        if node.region is not None:
+            best = NUMPY.candidates(node, BATCH, 1)[0]
+            assert node.schedule == best.schedule
+    kernels = [n.name for n in stage.graph.nodes if n.region is not None]
+    assert [c.node for c in stage.choices] == kernels
+    assert {(c.origin, c.entry) for c in stage.choices} == {("cost model", None)}
+
+
+def test_a_measured_schedule_comes_before_a_prediction(tmp_path: Path) -> None:
+    found = entry(OTHER)
+    stage = scheduled(tmp_path, found)
+    assert dense(stage.graph).schedule == OTHER
+    assert origin(stage) == "lockfile"
+    assert found in [c.entry for c in stage.choices]
+    assert stage.refusals == ()
+
+
+def test_a_measurement_for_another_target_is_none(tmp_path: Path) -> None:
+    stage = scheduled(tmp_path, entry(OTHER, threads=2))
+    assert origin(stage) == "cost model"
+    assert stage.refusals == ()
+
+
+@pytest.mark.parametrize("schedule", [{"algorithm": "gone"}, {**OTHER, "batch": 0}])
+def test_a_measured_schedule_that_does_not_fit_is_refused_with_the_reason(
+    tmp_path: Path, schedule: Attrs
+) -> None:
+    stage = scheduled(tmp_path, entry(schedule))
+    assert origin(stage) == "cost model"
+    (refusal,) = stage.refusals
+    assert refusal.subject == "logits_dense_bias"
+    assert "the lockfile's schedule does not fit: kernel logits_" in refusal.reason
+    assert "run convc tune again" in refusal.reason
+    assert refusal.locs
+
+
+def test_a_kernels_own_schedule_comes_first() -> None:
+    graph = stages()["choose-layout"].graph
+    nodes = tuple(
+        replace(n, schedule=OTHER) if n is dense(graph) else n for n in graph.nodes
+    )
+    found = entry({**OTHER, "batch": 32})
+    context = Context(NUMPY, BATCH, 1, tuned={found.key: found})
+    after = choose_schedule(replace(graph, nodes=nodes), context)
+    assert dense(after).schedule == OTHER
+    assert "given" in [c.origin for c in context.choices]
+
+
+def test_a_kernels_own_schedule_that_does_not_fit_is_an_error() -> None:
+    graph = stages()["choose-layout"].graph
+    nodes = tuple(
+        replace(n, schedule={"algorithm": "magic"}) if n is dense(graph) else n
+        for n in graph.nodes
+    )
+    with pytest.raises(CompileError, match="unknown algorithm 'magic'"):
+        choose_schedule(replace(graph, nodes=nodes), Context(NUMPY, BATCH, 1))
+
+
+def test_a_damaged_lockfile_stops_the_compilation(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("nonsense\n")
+    step: Step = cc.Model(strided).inference()
+    with using(path), pytest.raises(cc.ConvcError, match=f"{path}:1: not an entry"):
+        step.stages(batch=BATCH)
