@@ -48,7 +48,7 @@ def node_lines(node: Node) -> list[str]:
     types = ", ".join(str(v.type) for v in node.results)
     operands = ", ".join(str(v) for v in node.operands)
     if node.region is None:
-        attrs = _attrs(_nondefault(node))
+        attrs = _attrs(nondefault(node))
         line = f"{results} = {node.op}({operands}){attrs} : {types}"
         return [line + _locs(node.locs)]
     name = text(str(node.attrs.get("name", "")))
@@ -75,7 +75,8 @@ def _values(values: Iterable[Value]) -> str:
     return ", ".join(str(v) for v in values)
 
 
-def _nondefault(node: Node) -> Attrs:
+def nondefault(node: Node) -> Attrs:
+    """The attributes that the text form shows: those that are not the op's defaults."""
     # A graph that is not legal must print too: the verifier shows it.
     defaults = {
         k: attr_text(spec.default)

@@ -112,24 +112,40 @@ class Stage:
         return print_graph(self.graph)
 
 
+@dataclass
+class Trail:
+    """How far the passes got, also when one fails: for who catches its error.
+
+    ``rejected`` is the failing pass with the graph that it left, if it left one.
+    """
+
+    stages: list[Stage] = field(default_factory=list)
+    rejected: tuple[str, Graph] | None = None
+
+
 def run_passes(
-    graph: Graph, passes: Sequence[Pass], context: Context, check: bool = False
+    graph: Graph,
+    passes: Sequence[Pass],
+    context: Context,
+    check: bool = False,
+    trail: Trail | None = None,
 ) -> list[Stage]:
     """Every stage from ``trace`` (the graph as given) to the last pass.
 
     CompileError that names the pass and those before it when one fails, breaks its
-    contract or, with ``check``, changes the program's meaning.
+    contract or, with ``check``, changes the program's meaning. ``trail`` is filled on
+    the way.
     """
-    stages = [Stage("trace", verify(graph), 0.0)]
+    trail = trail or Trail()
+    trail.stages.append(Stage("trace", verify(graph), 0.0))
     checker = Checker() if check else None
     for item in passes:
-        stages.append(_run(item, stages, context, checker))
-    return stages
+        trail.stages.append(_run(item, trail, context, checker))
+    return trail.stages
 
 
-def _run(
-    item: Pass, stages: list[Stage], context: Context, checker: Checker | None
-) -> Stage:
+def _run(item: Pass, trail: Trail, context: Context, checker: Checker | None) -> Stage:
+    stages = trail.stages
     before = stages[-1].graph
     done = ", ".join(s.name for s in stages)
     if before.stage not in item.requires:
@@ -143,6 +159,7 @@ def _run(
     try:
         after = item.rewrite(before, local)
         seconds = time.perf_counter() - start
+        trail.rejected = item.name, after  # until it has passed what follows
         verify(after)
         if after.stage != (item.ensures or before.stage):
             raise CompileError(f"it left the graph at the {after.stage} stage")
@@ -152,6 +169,7 @@ def _run(
     except Exception as error:
         error.add_note(f"in pass {item.name}, after {done}")
         raise
+    trail.rejected = None
     refusals, choices = tuple(local.refusals), tuple(local.choices)
     return Stage(item.name, after, seconds, refusals, verdict, before, choices)
 
