@@ -66,15 +66,15 @@ class Model:
         with ``keep_gradients`` one ``gradient/<parameter>`` for each.
         """
         passes = training(optimizer or Adam(1e-3), keep_gradients)
-        return Step(self._with_loss(loss), passes)
+        return Step(self._with_loss(loss), passes, "training")
 
     def evaluation_step(self, loss: Loss = softmax_cross_entropy) -> Step:
         """Loss and number of correct answers, without dropout or updates."""
-        return Step(self._with_loss(loss), INFERENCE)
+        return Step(self._with_loss(loss), INFERENCE, "evaluation")
 
     def inference(self) -> Step:
         """The network alone: output ``output``, without dropout."""
-        return Step(self.graph, INFERENCE)
+        return Step(self.graph, INFERENCE, "inference")
 
     def _with_loss(self, loss: Loss) -> Graph:
         def step(labels: Tensor, **images: Tensor) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from convc.dump import memory_table, stage_files, write_files
 from convc.ir.errors import CompileError
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ FORMAT = "convc programs 1"
 
 def program_files(name: str, program: Program) -> dict[str, str]:
     """The files of one program, as text by their path in the folder."""
-    files = {f"{name}.py": program.source, f"{name}.memory.txt": _memory(program)}
-    for number, stage in enumerate(program.stages):
-        files[f"{name}.ir/{number:02d}-{stage.name}.ir"] = stage.text
-    return files
+    memory = memory_table(program.graph)
+    files = {f"{name}.py": program.source, f"{name}.memory.txt": memory}
+    stages = stage_files(program.stages)
+    return files | {f"{name}.ir/{file}": text for file, text in stages.items()}
 
 
 def write_folder(folder: Path, files: Mapping[str, str]) -> None:
@@ -53,10 +54,7 @@ def write_folder(folder: Path, files: Mapping[str, str]) -> None:
     part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
     try:
         _refuse_foreign(folder)
-        for name, text in {**files, MANIFEST: manifest}.items():
-            path = part / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", newline="\n")
+        write_files(part, {**files, MANIFEST: manifest})
         _swap(folder, part)
     except OSError as error:
         raise CompileError(f"{folder}: cannot be written: {error}") from error
@@ -114,16 +112,3 @@ def _ours(manifest: Path) -> dict[str, str]:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _memory(program: Program) -> str:
-    """The memory plan as a table."""
-    arena = program.graph.arena
-    buffers = arena.buffers if arena else ()
-    lines = [str(program.memory), "", f"{'offset':>12} {'bytes':>12}  launches  buffer"]
-    for buffer in sorted(buffers, key=lambda b: (b.offset, b.first)):
-        alive = f"{buffer.first}-{buffer.last}"
-        lines.append(
-            f"{buffer.offset:12d} {buffer.size:12d}  {alive:>8}  {buffer.name}"
-        )
-    return "\n".join(lines) + "\n"
