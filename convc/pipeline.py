@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass
 
 from convc.backends import backend_named
-from convc.dump import dumped
 from convc.ir.errors import CompileError
 from convc.ir.graph import Graph
 from convc.lockfile import tuned
@@ -12,13 +11,14 @@ from convc.optimizers import Optimizer
 from convc.passes.canonicalize import CANONICALIZE
 from convc.passes.commute_relu import COMMUTE_RELU
 from convc.passes.differentiate import DIFFERENTIATE, apply_optimizer
+from convc.passes.fold_padding import FOLD_PADDING
 from convc.passes.fuse_conv import FUSE_CONV, FUSE_CONV_BACKWARD
 from convc.passes.fuse_dense import FUSE_DENSE, FUSE_DENSE_BACKWARD
 from convc.passes.fuse_loss import FUSE_LOSS
 from convc.passes.fuse_optimizer import FUSE_OPTIMIZER
 from convc.passes.inference import EVALUATE_ONLY
 from convc.passes.lower import CHOOSE_LAYOUT, CHOOSE_SCHEDULE, FORM_KERNELS
-from convc.passes.manager import Context, Pass, Stage, Trail, run_passes
+from convc.passes.manager import Context, Pass, Stage, run_passes
 from convc.passes.plan_memory import PLAN_MEMORY
 from convc.program import Program
 
@@ -34,13 +34,20 @@ LOWERING = (
     CHOOSE_SCHEDULE,  # after the layout, which decides what a tile is
     PLAN_MEMORY,  # last: schedules say how much scratch a kernel needs
 )
-INFERENCE = (EVALUATE_ONLY, CANONICALIZE, COMMUTE_RELU, *LOWERING)
+INFERENCE = (
+    EVALUATE_ONLY,
+    CANONICALIZE,
+    FOLD_PADDING,
+    COMMUTE_RELU,
+    *LOWERING,
+)
 
 
 def training(optimizer: Optimizer, keep_gradients: bool = False) -> tuple[Pass, ...]:
     """The passes of a training step."""
     return (
         CANONICALIZE,
+        FOLD_PADDING,  # before commute-relu: a pad stands between ReLU and pool
         COMMUTE_RELU,  # before differentiate, so that the gradients commute too
         DIFFERENTIATE,
         apply_optimizer(optimizer, keep_gradients),
@@ -51,7 +58,7 @@ def training(optimizer: Optimizer, keep_gradients: bool = False) -> tuple[Pass, 
 
 @dataclass(frozen=True)
 class Step:
-    """A graph and the passes that make a program of it; ``kind`` is for people."""
+    """A graph and the passes that make a program of it."""
 
     graph: Graph
     passes: tuple[Pass, ...]
@@ -63,7 +70,6 @@ class Step:
         threads: int | None = None,
         check: bool = False,
     ) -> list[Stage]:
-    kind: str = "program"
         """The program after each pass, the traced one first.
 
         ``check`` runs old and new graphs on small data after every pass. CompileError
@@ -71,13 +77,12 @@ class Step:
         come from the lockfile in force, see ``lockfile.tuned``.
         """
         if batch < 1:
-        trail: Trail | None = None,
             raise CompileError(f"a batch has at least 1 image, got {batch}")
         workers = default_threads() if threads is None else threads
         if workers < 1:
             raise CompileError(f"a program needs at least 1 thread, got {workers}")
         context = Context(backend_named(backend), batch, workers, tuned=tuned())
-        return run_passes(self.graph, self.passes, context, check, trail)
+        return run_passes(self.graph, self.passes, context, check)
 
     def compile(
         self,
@@ -86,15 +91,9 @@ class Step:
         threads: int | None = None,
         check: bool = False,
     ) -> Program:
-        """A program that runs 1 … ``batch`` images at a time.
-
-        Where CONVC_DUMP names a folder, what was made is left there, see ``dump``.
-        """
-        with dumped(f"{self.graph.name}-{self.kind}") as record:
-            stages = self.stages(backend, batch, threads, check, record.trail)
-            program = Program(tuple(stages), backend_named(backend))
-            record.source = program.source
-        return program
+        """A program that runs 1 … ``batch`` images at a time."""
+        stages = self.stages(backend, batch, threads, check)
+        return Program(tuple(stages), backend_named(backend))
 
 
 def default_threads() -> int:

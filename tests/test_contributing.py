@@ -130,7 +130,7 @@ import convc as cc
 
 def network(image):
     x = cc.max_pool2d(cc.relu(image), 2)
-    return cc.flatten(cc.relu(cc.relu(x)))
+    return cc.relu(cc.flatten(cc.relu(x)))
 
 step = cc.Model(network, image="f32[N,4,4,3]").inference()
 program = step.compile(batch=5, threads=2, check=True)
