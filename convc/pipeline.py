@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 
 from convc.backends import backend_named
+from convc.dump import dumped
 from convc.ir.errors import CompileError
 from convc.ir.graph import Graph
 from convc.lockfile import tuned
@@ -18,7 +19,7 @@ from convc.passes.fuse_loss import FUSE_LOSS
 from convc.passes.fuse_optimizer import FUSE_OPTIMIZER
 from convc.passes.inference import EVALUATE_ONLY
 from convc.passes.lower import CHOOSE_LAYOUT, CHOOSE_SCHEDULE, FORM_KERNELS
-from convc.passes.manager import Context, Pass, Stage, run_passes
+from convc.passes.manager import Context, Pass, Stage, Trail, run_passes
 from convc.passes.plan_memory import PLAN_MEMORY
 from convc.program import Program
 
@@ -58,10 +59,11 @@ def training(optimizer: Optimizer, keep_gradients: bool = False) -> tuple[Pass, 
 
 @dataclass(frozen=True)
 class Step:
-    """A graph and the passes that make a program of it."""
+    """A graph and the passes that make a program of it; ``kind`` is for people."""
 
     graph: Graph
     passes: tuple[Pass, ...]
+    kind: str = "program"
 
     def stages(
         self,
@@ -69,6 +71,7 @@ class Step:
         batch: int = 128,
         threads: int | None = None,
         check: bool = False,
+        trail: Trail | None = None,
     ) -> list[Stage]:
         """The program after each pass, the traced one first.
 
@@ -82,7 +85,7 @@ class Step:
         if workers < 1:
             raise CompileError(f"a program needs at least 1 thread, got {workers}")
         context = Context(backend_named(backend), batch, workers, tuned=tuned())
-        return run_passes(self.graph, self.passes, context, check)
+        return run_passes(self.graph, self.passes, context, check, trail)
 
     def compile(
         self,
@@ -91,9 +94,15 @@ class Step:
         threads: int | None = None,
         check: bool = False,
     ) -> Program:
-        """A program that runs 1 … ``batch`` images at a time."""
-        stages = self.stages(backend, batch, threads, check)
-        return Program(tuple(stages), backend_named(backend))
+        """A program that runs 1 … ``batch`` images at a time.
+
+        Where CONVC_DUMP names a folder, what was made is left there, see ``dump``.
+        """
+        with dumped(f"{self.graph.name}-{self.kind}") as record:
+            stages = self.stages(backend, batch, threads, check, record.trail)
+            program = Program(tuple(stages), backend_named(backend))
+            record.source = program.source
+        return program
 
 
 def default_threads() -> int:
