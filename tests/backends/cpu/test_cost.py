@@ -5,7 +5,8 @@ import pytest
 import convc as cc
 from convc.backends import backend_named
 from convc.backends.base import Cost
-from convc.backends.cpu.cost import gemm, passes
+from convc.backends.cpu.cost import gemm, passes, traffic
+from convc.backends.cpu.kernel import Kernel
 from convc.networks import two_conv
 
 
@@ -47,3 +48,37 @@ def test_the_source_says_where_each_kernel_stands() -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_target_names_what_measurements_are_valid_for(threads: int) -> None:
     assert f"threads={threads}" in backend_named("numpy").target(threads)
+
+
+def test_small_products_run_slower_than_large_ones() -> None:
+    def rate(m: int, k: int, n: int) -> float:
+        cost = gemm(m, k, n)
+        return cost.flops / cost.seconds
+
+    large = rate(512, 512, 512)
+    assert rate(512, 8, 512) < 0.7 * large
+    assert rate(8, 512, 512) < 0.7 * large
+    assert rate(512, 512, 8) < 0.7 * large
+    assert rate(8, 8, 8) < rate(64, 64, 64) < large
+
+
+def test_one_call_costs_less_than_many_on_its_parts() -> None:
+    assert passes(1e5, 2).seconds < passes(1e4, 2, 10).seconds
+    assert gemm(64, 64, 640).seconds < gemm(64, 64, 64, 10).seconds
+
+
+def test_a_pass_is_slower_where_less_of_it_fits_a_cache() -> None:
+    near, far = passes(1e5, 2).seconds, passes(1e5, 2, resident=1e7).seconds
+    beyond = passes(1e5, 2, resident=1e9).seconds
+    assert near < far < beyond
+    assert passes(1e5, 2).local == passes(1e5, 2, resident=1e9).local
+
+
+def test_traffic_counts_operands_and_results_once() -> None:
+    stages = {s.name: s for s in cc.Model(two_conv).inference().stages(batch=16)}
+    nodes = stages["choose-layout"].graph.nodes
+    node = next(n for n in nodes if "fc" in str(n.attrs.get("name")))
+    values = (*node.operands, *node.results)
+    found = traffic(Kernel(node, 2), 16)
+    assert found.nbytes == sum(v.type.nbytes(16) for v in values)
+    assert found.seconds == pytest.approx(traffic(Kernel(node, 1), 16).seconds / 2)
