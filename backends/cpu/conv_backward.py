@@ -8,9 +8,10 @@ the workers in a fixed order: the same bits in every run.
 
 from dataclasses import dataclass
 
-from convc.backends.base import Scratch
-from convc.backends.cpu.conv import shifts_of
-from convc.backends.cpu.conv_tiles import ConvTiles, conv_tiles
+from convc.backends.base import Cost, Scratch
+from convc.backends.cpu.conv_algorithm import over_tiles, tile_sizes
+from convc.backends.cpu.conv_tiles import ConvTiles, conv_tiles, shifts_of
+from convc.backends.cpu.cost import gemm, passes, traffic
 from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer
 from convc.ir.graph import Attrs, Node, Value
@@ -60,9 +61,26 @@ class ConvBackward(Emitter):
         )
 
     def schedules(self, kernel: Kernel, batch: int) -> list[Attrs]:
-        """The default tile."""
-        images = self._plan(kernel).tiles.images(batch, kernel.threads)
-        return [{"algorithm": "im2col_rows", "images": images}]
+        """A few images per tile."""
+        default = self._plan(kernel).tiles.images(batch, kernel.threads)
+        return [
+            {"algorithm": "im2col_rows", "images": images}
+            for images in tile_sizes(default, -(-batch // kernel.threads))
+        ]
+
+    def cost(self, kernel: Kernel, batch: int) -> Cost:
+        """The predicted cost of a scheduled kernel."""
+        plan, sums = self._plan(kernel), Cost()
+        if plan.dw:
+            depth, k = plan.tiles.depth, plan.tiles.k
+            sums = passes(depth * k, 1) + passes(depth * k / kernel.threads, 3)
+        return traffic(kernel, batch) + over_tiles(
+            lambda m: _tile_cost(plan, m),
+            sums,
+            batch,
+            kernel.threads,
+            kernel.integer("images"),
+        )
 
     def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
         """The tile's gradient, windows and columns, and the worker's sums."""
@@ -225,3 +243,24 @@ class ConvBackward(Emitter):
             part = kernel.private_of(name, "u", 2, *shape)
             w.call("parts = [", [f"{part}[0] for u in range(THREADS)"], "]")
             w.steps(f"add_parts(t, {kernel.mem(node.result, *shape)}, parts)")
+
+
+def _tile_cost(plan: _Plan, m: int) -> Cost:
+    """The gradient before the pool, and the products of each gradient, for m images."""
+    g = plan.tiles
+    pooled, rows = g.rows * g.k * g.cols * m, g.rows * g.ph
+    outputs, taps = pooled * g.ph * g.pw, g.kw * g.pw * g.dilation_h
+    windows = g.c * min(g.h, g.height * g.dilation_h) * g.cols * g.kw * g.pw * m
+    cost = passes(pooled, 3, 1 + bool(plan.relu) + bool(plan.bias))
+    if plan.pool:
+        cost += passes(outputs, 2.5) + passes(pooled, 2)
+    if plan.dw:
+        cost += passes(windows / taps, 2, taps)
+        cost += gemm(g.depth, g.width * m, g.k // g.groups, rows * g.groups)
+        cost += passes(g.depth * g.k, 3, rows)
+    if plan.dx:
+        cost += gemm(g.depth // g.kh, g.kh * g.k, g.width * m, rows)
+        cost += passes(windows / taps / g.h, 3, taps * g.h)
+    if plan.dx and not plan.by_rows:
+        cost += passes(g.depth * g.width * m, 3, rows)
+    return cost

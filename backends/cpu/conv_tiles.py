@@ -141,3 +141,9 @@ def conv_tiles(kernel: Kernel, conv: Node, pool: Node | None) -> ConvTiles:
         rows,
         cols,
     )
+
+
+def shifts_of(array: str, g: ConvTiles) -> str:
+    """Source for the pieces that move between images i … i+m and the windows."""
+    geometry = f"{g.top}, {g.left}, {g.stride_w}, {g.dilation_w}"
+    return f"*shifts({array}[..., i : i + m], windows, {geometry})"

@@ -100,6 +100,32 @@ def products(weights, windows, z, first, rows, stride, kh, top, height):
             yield weights[k0 * taps : k1 * taps, k].T, slab, z[row, k]
 '''
 
+TAP_PRODUCTS = '''
+def tap_products(w, x, z, first, start, rows, cols):
+    """The products whose sum is z, a convolution's rows from first on.
+
+    Each is weights, input and place in z of one row of taps, for all columns of z with
+    the same taps inside the image x [h, w, c, m], where these taps lie one after the
+    other; and whether its place has no product yet. The row of taps start comes first.
+    rows is (stride, dilation, padding before), cols without the dilation.
+    """
+    kh, kw, c, k = w.shape
+    (step_h, dilation, top), (step_w, left) = rows, cols
+    inside = [span(q * step_w - left, 1, kw, x.shape[1]) for q in range(z.shape[1])]
+    strides = step_h * x.strides[0], step_w * x.strides[1], *x.strides[2:]
+    for i in sorted(range(kh), key=start.__ne__):
+        row = first * step_h + i * dilation - top
+        r0, r1 = span(row, step_h, len(z), len(x))
+        for j0, j1 in dict.fromkeys(inside) if r1 > r0 else ():
+            q0 = inside.index((j0, j1))
+            q1 = q0 + inside.count((j0, j1))
+            source = x[row + r0 * step_h :, q0 * step_w + j0 - left :]
+            shape = r1 - r0, q1 - q0, (j1 - j0) * c, x.shape[3]
+            source = np.lib.stride_tricks.as_strided(source, shape, strides)
+            weights = w[i, j0:j1].reshape(-1, k).T
+            yield weights, source, (slice(r0, r1), slice(q0, q1)), i == start
+'''
+
 FILL = '''
 def fill_windows(copies, borders):
     """Fill the windows array."""
@@ -207,6 +233,7 @@ HELPERS: dict[str, str] = {
     "span": SPAN,
     "shifts": SHIFTS,
     "products": PRODUCTS,
+    "tap_products": TAP_PRODUCTS,
     "fill_windows": FILL,
     "fold_windows": FOLD,
     "pool": POOL,
@@ -218,7 +245,7 @@ HELPERS: dict[str, str] = {
 }
 """Every helper by the name it defines, callers after those they call."""
 
-NEEDS = {"shifts": "span", "products": "span", "pool_taps": "span"}
+NEEDS = dict.fromkeys(("shifts", "products", "tap_products", "pool_taps"), "span")
 """Helpers that call another."""
 
 

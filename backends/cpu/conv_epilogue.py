@@ -1,0 +1,104 @@
+"""What follows a convolution in its kernel, on a tile that is still in the cache.
+
+Every algorithm leaves a tile of products and binds its names: ``taps``, the elements
+of each pool window, or ``best`` where nothing is pooled. From there on they agree.
+"""
+
+from dataclasses import dataclass
+
+from convc.backends.base import Cost, Scratch
+from convc.backends.cpu.conv_plan import ConvPlan
+from convc.backends.cpu.cost import passes
+from convc.backends.cpu.kernel import Kernel, Writer
+from convc.ir.types import DType
+
+
+@dataclass(frozen=True)
+class Block:
+    """Results that one epilogue makes: ``dims`` are [rows, filters, columns, images].
+
+    ``split`` > 1 says that neighbouring columns have an axis of their own, [rows,
+    split, filters, tiles, images]: column e + split * j is [:, e, :, j]. ``by_pixel``
+    says that filters come after columns, as they are stored, and ``here`` that the
+    products already lie where the results belong.
+    """
+
+    dims: tuple[object, ...]
+    split: int = 1
+    by_pixel: bool = False
+    here: bool = False
+
+    @property
+    def place(self) -> str:
+        """Source for the part of a stored array that the block is."""
+        columns = f"e::{self.split}" if self.split > 1 else ":"
+        part = f"[first : first + r, {columns}, :, i : i + m]"
+        return part if self.by_pixel else part + ".transpose(0, 2, 1, 3)"
+
+
+def epilogue_scratch(plan: ConvPlan, dims: tuple[int, ...]) -> list[Scratch]:
+    """With a pool the running maximum and its index, of the size of a block."""
+    found = []
+    if plan.pool:
+        found.append(Scratch("best", DType.F32, dims))
+    if plan.argmax:
+        found.append(Scratch("which", DType.U8, dims))
+        found.append(Scratch("won", DType.BOOL, dims))
+    return found
+
+
+def emit_operands(w: Writer, kernel: Kernel, plan: ConvPlan, block: Block) -> None:
+    """Bind what every epilogue reads and writes: b, y and index."""
+    if plan.bias:
+        axes = "[:, None]" if block.by_pixel else "[:, None, None]"
+        w(f"b = {kernel.mem(plan.bias.operands[1])}{axes}")
+    w(f"y = {kernel.mem(plan.last)}")
+    if plan.argmax:
+        w(f"index = {kernel.mem(plan.argmax.result)}")
+
+
+def emit_epilogue(w: Writer, kernel: Kernel, plan: ConvPlan, block: Block) -> None:
+    """Pool ``taps`` into ``best``, add the bias, and store with or without ReLU."""
+    if plan.pool:
+        w(f"best = {kernel.private('best', *block.dims)}[:r]")
+    if plan.argmax:
+        w(f"which = {kernel.private('which', *block.dims)}[:r]")
+        w(f"won = {kernel.private('won', *block.dims)}[:r]")
+        w.steps("pool_argmax(taps, best, which, won)")
+    elif plan.pool:
+        w.steps("pool(taps, best)")
+    if plan.bias and plan.relu:
+        w.steps("add(best, b, out=best)")
+    best, which = "best", "which"
+    if block.split > 1:
+        w(f"for e in range({block.split}):")
+        w.depth += 1
+    w(f"out = y{block.place}")
+    if block.split > 1:
+        best, which = (f"{n}[:, e, :, : out.shape[2]]" for n in (best, which))
+    if plan.argmax:
+        w(f"place = index{block.place}")
+        w.steps(f"copyto(place, {which})")
+    if plan.relu:
+        w.steps(f"maximum({best}, ZERO, out=out)")
+    elif plan.bias:
+        w.steps(f"add({best}, b, out=out)")
+    elif not block.here:
+        w.steps(f"copyto(out, {best})")
+    if block.split > 1:
+        w.depth -= 1
+
+
+def epilogue_cost(
+    plan: ConvPlan, elements: float, times: float, split: int = 1
+) -> Cost:
+    """``times`` epilogues that make ``elements`` results each."""
+    taps = plan.tiles.ph * plan.tiles.pw
+    cost = passes(elements / split, 2, times * split)
+    if plan.pool:
+        cost += passes(elements, 3, times * (taps - 1))
+    if plan.argmax:
+        cost += passes(elements, 2.5, times * (taps - 1) * 2)
+    if plan.bias and plan.relu:
+        cost += passes(elements, 2, times)
+    return cost

@@ -1,0 +1,136 @@
+"""Every algorithm for a convolution gives what the oracle gives."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from compiled import compiled, faults, inputs_for, parameters_for, ran
+from op_bench import tensor
+from schedules import candidates_of, scheduled
+from window_cases import CONVOLUTIONS
+
+from convc.ir.builder import GraphBuilder
+from convc.ir.graph import Attrs, Graph
+from convc.ir.rounding import bounded
+from convc.program import Program
+
+BATCH = 7
+SETTINGS = ((1, 5), (2, 7), (9, 7))
+"""Threads and images: fewer images than planned, and more threads than images."""
+POOLED: dict[str, tuple[Any, ...]] = {
+    "as_in_two_conv": ((8, 8), 1, (5, 5), 3, {"padding": "same"}),
+    "valid": ((8, 10), 2, (3, 3), 2, {}),
+    "three_channels": ((6, 8), 3, (3, 2), 2, {"padding": "same"}),
+    "strided": ((8, 8), 1, (3, 3), 2, {"strides": (2, 1), "padding": ((1, 1), (2, 1))}),
+    "dilated": ((6, 8), 2, (3, 2), 2, {"padding": "same", "dilations": (1, 2)}),
+    "dilated_rows": ((6, 8), 2, (3, 2), 2, {"padding": "same", "dilations": (2, 1)}),
+    "groups": ((4, 4), 4, (3, 3), 4, {"padding": "same", "groups": 2}),
+    "one_by_one": ((4, 8), 3, (1, 1), 4, {}),
+    "rows_of_padding": ((2, 2), 1, (3, 3), 2, {"padding": ((2, 2), (2, 2))}),
+}
+ENDINGS = {
+    "bare": "",
+    "bias": "bias",
+    "relu": "relu",
+    "bias_relu": "bias relu",
+    "pool": "pool",
+    "bias_pool": "bias pool",
+    "pool_argmax_relu": "pool argmax relu",
+    "bias_pool_argmax_relu": "bias pool argmax relu",
+}
+
+
+def layer(case: tuple[Any, ...], ending: str = "", window: Any = (2, 2)) -> Graph:
+    """A convolution with ``ending``: any of bias, pool, argmax, relu."""
+    image, c, kernel, k, geometry = case[:5]
+    b, sizes = GraphBuilder("layer"), ",".join(map(str, image))
+    x = b.input("x", tensor(f"f32[N,{sizes},{c}]"))
+    taps = f"{kernel[0]},{kernel[1]},{c // geometry.get('groups', 1)}"
+    value = b("conv2d", x, b.parameter("w", tensor(f"f32[{taps},{k}]")), **geometry)
+    if "bias" in ending:
+        value = b("bias_add", value, b.parameter("b", tensor(f"f32[{k}]")))
+    if "argmax" in ending:
+        index = b("max_pool2d_argmax", value, window=window, strides=window)
+        b.output("index", index)
+    if "pool" in ending:
+        value = b("max_pool2d", value, window=window, strides=window)
+    if "relu" in ending:
+        value = b("relu", value)
+    b.output("y", value)
+    return b.finish()
+
+
+def tried(graph: Graph, threads: int) -> Iterator[tuple[str, Program]]:
+    """A program for the best and the worst tile of every algorithm."""
+    chosen: dict[object, list[Attrs]] = {}
+    for candidate in candidates_of(graph, "conv2d", BATCH, threads):
+        known = chosen.setdefault(candidate.schedule["algorithm"], [])
+        known[1:] = [candidate.schedule]
+    for schedule in (s for several in chosen.values() for s in several):
+        passes = scheduled("conv2d", schedule)
+        yield f"{schedule} {threads}", compiled(graph, BATCH, threads, passes)
+
+
+def wrong(graph: Graph, whole: bool) -> list[str]:
+    """What is wrong with any algorithm; whole numbers must come out exactly."""
+    given, found = parameters_for(graph, whole), []
+    for threads, n in SETTINGS:
+        feeds = inputs_for(graph, n, whole)
+        bounds = bounded(graph, feeds, given)
+        for name, program in tried(graph, threads):
+            program.load(given)
+            for _ in range(2):
+                result = ran(program, feeds)
+                found += [f"{name}: {f}" for f in faults(graph, bounds, result)]
+    return found
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "floats"])
+@pytest.mark.parametrize("ending", ["bare", "bias", "bias_relu"])
+@pytest.mark.parametrize("note", CONVOLUTIONS)
+def test_every_algorithm_agrees_with_the_oracle(
+    note: str, ending: str, whole: bool
+) -> None:
+    assert not wrong(layer(CONVOLUTIONS[note], ENDINGS[ending]), whole)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "floats"])
+@pytest.mark.parametrize("window", [(2, 2), (1, 2), (2, 1)], ids=str)
+@pytest.mark.parametrize("note", POOLED)
+def test_pooling_on_the_tile_agrees_with_the_oracle(
+    note: str, window: tuple[int, int], whole: bool
+) -> None:
+    """With and without bias, ReLU and the index of the largest."""
+    number = list(POOLED).index(note) + window[0]
+    for ending in list(ENDINGS.values())[4 + number % 2 :: 2]:
+        assert not wrong(layer(POOLED[note], ending, window), whole)
+
+
+def algorithms(graph: Graph) -> set[object]:
+    found = candidates_of(graph, "conv2d", BATCH, 2)
+    return {c.schedule["algorithm"] for c in found}
+
+
+def test_an_algorithm_is_offered_where_it_can_serve() -> None:
+    always = {"im2col_rows"}
+    plain = ((6, 6), 2, (3, 3), 4, {"padding": "same"})
+    assert algorithms(layer(plain)) == always | {"shifted_gemm"}
+    assert algorithms(layer(plain, "pool")) == always | {
+        "shifted_gemm",
+        "pooled_direct",
+    }
+    assert algorithms(layer(CONVOLUTIONS["groups"])) == always
+    assert algorithms(layer(CONVOLUTIONS["same_dilated"])) == always
+    assert algorithms(layer(POOLED["rows_of_padding"])) == always
+    many = ((6, 6), 4, (3, 3), 4, {"padding": "same"})
+    assert "pooled_direct" not in algorithms(layer(many, "pool"))
+
+
+def test_a_one_by_one_convolution_is_one_product_per_tile() -> None:
+    graph = layer(((6, 6), 8, (1, 1), 4, {}))
+    passes = scheduled("conv2d", {"algorithm": "shifted_gemm", "images": 8, "rows": 6})
+    program = compiled(graph, 16, 1, passes)
+    emitted = program.kernels[-1]
+    lines = program.source.splitlines()[emitted.first - 1 : emitted.last]
+    calls = [line for line in lines if "yield call(" in line]
+    assert [c.strip() for c in calls] == ["yield call(matmul, a, s, out=z[at])"]
