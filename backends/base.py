@@ -113,6 +113,15 @@ class Backend(Protocol):
         """The scratch each worker needs for a scheduled kernel."""
         ...
 
+    def in_place(self, kernel: Node) -> tuple[tuple[int, int], ...]:
+        """The operands that a scheduled kernel's code may overwrite with a result.
+
+        Pairs of their numbers; the code reads each element of such an operand before
+        it writes the result's at the same place. That nobody else reads the operand is
+        the planner's business.
+        """
+        ...
+
     def emit(self, graph: Graph) -> Emitted:
         """Readable source for a planned graph."""
         ...

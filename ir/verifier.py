@@ -4,11 +4,10 @@ from collections import Counter
 from collections.abc import Iterable
 from math import isfinite
 
-import networkx as nx
-
 from convc.ir.builder import NAME
 from convc.ir.errors import TypeRuleError, VerifyError
-from convc.ir.graph import STAGES, VIEWS, Arena, Graph, Node, Region, Value
+from convc.ir.graph import STAGES, VIEWS, Arena, Buffer, Graph, Node, Region, Value
+from convc.ir.liveness import homes, lives, takeovers
 from convc.ir.ops import OPS
 from convc.ir.printer import graph_lines
 
@@ -198,6 +197,8 @@ def _check_arena(graph: Graph) -> None:
             reason = f"{value} needs a buffer of {needed} bytes, has {has}"
             raise VerifyError(underline(graph, value.name, reason))
     _check_buffers(graph, arena)
+    _check_lives(graph, arena)
+    _check_donations(graph)
     _check_overlaps(graph, arena)
 
 
@@ -217,30 +218,65 @@ def _check_buffers(graph: Graph, arena: Arena) -> None:
             raise VerifyError(_mark(graph, (f"    %{buffer.name} ",), reason))
 
 
+def _check_lives(graph: Graph, arena: Arena) -> None:
+    """Every buffer lives as long as somebody needs what is in it."""
+    home, needed = homes(graph), lives(graph)
+    launches = {node.name: (at, at) for at, node in enumerate(graph.nodes)}
+    for buffer in arena.buffers:
+        name, _, scratch = buffer.name.partition("!")
+        span = launches.get(name) if scratch else needed.get(home.get(name, ""))
+        first, last = span or (buffer.first, buffer.last)
+        if first < buffer.first or buffer.last < last:
+            reason = (
+                f"%{buffer.name} is needed from launch {first} to {last}, its buffer "
+                f"lives from {buffer.first} to {buffer.last}"
+            )
+            raise VerifyError(_mark(graph, (f"    %{buffer.name} ",), reason))
+
+
+def _check_donations(graph: Graph) -> None:
+    """Nothing reads a parameter once its update has taken its place."""
+    donated = {value.name: target for target, value in graph.updates}
+    old = {target.name: target for target in donated.values()}
+    gone: dict[Value, Value] = {}
+    for node in graph.nodes:
+        for value in node.operands:
+            target = old.get(value.name)
+            if target and target in gone:
+                reason = f"{value} is read after {gone[target]} has taken its place"
+                raise VerifyError(underline(graph, node.name, reason))
+            if target and node.op in VIEWS:
+                old[node.name] = target
+        gone |= {donated[v.name]: v for v in node.results if v.name in donated}
+
+
 def _check_overlaps(graph: Graph, arena: Arena) -> None:
-    """No two values share bytes while both live, but for views and updates in place."""
-    kin = _aliases(graph)
+    """No two values share bytes while both live, with three exceptions.
+
+    A view lies on its source and an update on its parameter; and a result may begin
+    where an operand ends, in its very place, if that is legal by ``takeovers``.
+    """
+    home, taken = homes(graph), dict[tuple[str, str], int]()
+    for at, pairs in takeovers(graph).items():
+        node = graph.nodes[at]
+        for i, j in pairs:
+            taken[home[node.operands[i].name], node.results[j].name] = at
+
+    def follows(a: Buffer, b: Buffer) -> bool:
+        launch = taken.get((home.get(a.name, ""), home.get(b.name, "")))
+        return launch is not None and a.last == launch == b.first
+
     live = sorted(arena.buffers, key=lambda b: b.offset)
     for i, a in enumerate(live):
         for b in live[i + 1 :]:
             if b.offset >= a.offset + a.size:
                 break
+            kin = home.get(a.name, a.name) == home.get(b.name, b.name)
             together = a.first <= b.last and b.first <= a.last
-            if together and kin.get(a.name, a.name) != kin.get(b.name, b.name):
+            replaced = a.offset == b.offset and (follows(a, b) or follows(b, a))
+            if together and not kin and not replaced:
                 reason = f"%{a.name} and %{b.name} share bytes while both live"
                 raise VerifyError(_mark(graph, (f"    %{b.name} ",), reason))
-
-
-def _aliases(graph: Graph) -> dict[str, int]:
-    """A number for each value; views and updates have that of what they stand for."""
-    kin: nx.Graph[str] = nx.Graph()
-    kin.add_nodes_from(v.name for v in graph.values())
-    kin.add_edges_from(
-        (n.operands[0].name, n.name) for n in graph.nodes if n.op in VIEWS
-    )
-    kin.add_edges_from((target.name, value.name) for target, value in graph.updates)
-    families = enumerate(nx.connected_components(kin))
-    return {name: number for number, family in families for name in family}
 
 
 def _types(types: Iterable[object]) -> str:

@@ -64,6 +64,11 @@ class NumpyBackend:
         bound = Kernel(kernel, threads)
         return emitter_for(bound).scratch(bound)
 
+    def in_place(self, kernel: Node) -> tuple[tuple[int, int], ...]:
+        """The operands and results that may share bytes."""
+        bound = Kernel(kernel, 1)
+        return emitter_for(bound).in_place(bound)
+
     def emit(self, graph: Graph) -> Emitted:
         """The source file of a planned graph."""
         if graph.arena is None:

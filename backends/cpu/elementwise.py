@@ -1,5 +1,6 @@
 """Emits elementwise ops: a NumPy call or a few per op, in pieces that fit a cache."""
 
+import re
 from collections.abc import Callable
 
 from convc.backends.base import Scratch
@@ -92,6 +93,25 @@ class Elementwise(Emitter):
             return ()
         dtype = TEMPORARY[node.op] or node.result.type.dtype
         return (Scratch("s", dtype, (kernel.integer("piece"),)),)
+
+    def in_place(self, kernel: Kernel) -> tuple[tuple[int, int], ...]:
+        """The operands that are stored as the result and not read once it is begun.
+
+        Workers cut such operands as they cut the result; a single call reads each
+        element before it writes it.
+        """
+        node = single(kernel)
+        lines = LINES[node.op](node)
+        begun = next(k for k, line in enumerate(lines) if re.search(r"\bo\b", line))
+        late = set(re.findall(r"\b[xyz]\b", "".join(lines[begun + 1 :])))
+        kept = {
+            v for name, v in zip("xyz", node.operands, strict=False) if name in late
+        }
+        return tuple(
+            (i, 0)
+            for i, inside in enumerate(kernel.region.inputs)
+            if inside not in kept and kernel.type(inside) == kernel.type(node.result)
+        )
 
     def emit(self, w: Writer, kernel: Kernel) -> None:
         """Write the body of the kernel's function."""

@@ -27,6 +27,14 @@ class Emitter(ABC):
     def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
         """Private memory of each worker for a scheduled kernel."""
 
+    def in_place(self, kernel: Kernel) -> tuple[tuple[int, int], ...]:
+        """The operands and results, by number, that may lie on the same bytes.
+
+        An operand that the code still reads when it, or another worker, has begun to
+        write the result must not be named.
+        """
+        return ()
+
     @abstractmethod
     def emit(self, w: Writer, kernel: Kernel) -> None:
         """Write the body of the kernel's function."""

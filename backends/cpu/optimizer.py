@@ -7,7 +7,7 @@ that one loop over flat pieces updates every parameter.
 from convc.backends.base import OPTIMIZERS, SLOTS, Scratch
 from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer
-from convc.ir.graph import Attrs, Node
+from convc.ir.graph import Attrs, Node, Value
 from convc.ir.ops import OPS
 from convc.ir.ops.base import number
 from convc.ir.types import DType
@@ -51,12 +51,26 @@ class Optimizer(Emitter):
         if first.operands[0].type.dtype is not DType.F32:
             raise kernel.refusal("only f32 parameters are updated")
 
+    def in_place(self, kernel: Kernel) -> tuple[tuple[int, int], ...]:
+        """Every parameter, slot and counter with its update."""
+        inputs, yields = kernel.region.inputs, kernel.region.yields
+        return tuple(
+            (inputs.index(old), yields.index(new))
+            for node in kernel.ops
+            for old, new in self._updates(node)
+            if old in inputs and new in yields
+        )
+
+    def _updates(self, node: Node) -> list[tuple[Value, Value]]:
+        """What a node of the body updates, and what it makes of it."""
+        names = [s for s in OPS[node.op].operands if s in SLOTS] or ["x"]
+        states = [v for s, v in zip(names, node.operands, strict=False) if s != "g"]
+        return list(zip(states, node.results, strict=True))
+
     def _check_in_place(self, kernel: Kernel) -> None:
         """CompileError unless every result takes the memory of what it updates."""
         for node in kernel.ops:
-            names = [s for s in OPS[node.op].operands if s in SLOTS] or ["x"]
-            states = [v for s, v in zip(names, node.operands, strict=False) if s != "g"]
-            for state, value in zip(states, node.results, strict=True):
+            for state, value in self._updates(node):
                 old, new = kernel.outer(state), kernel.outer(value)
                 places = [v and kernel.buffers[v.name].offset for v in (old, new)]
                 if places[0] is None or places[0] != places[1]:

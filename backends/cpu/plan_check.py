@@ -1,14 +1,17 @@
 """Checks of a memory plan that only the emitted code depends on.
 
 The verifier knows that buffers do not collide; that a view lies on its source, an
-update on its parameter, an optimizer's parameters in one block, and that scratch is as
-large as the emitted code takes it to be, is checked here: a plan may come from text.
+update on its parameter, an optimizer's parameters in one block, that code which writes
+on its operands can do so, and that scratch is as large as the emitted code takes it to
+be, is checked here: a plan may come from text.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 
 from convc.backends.base import flat_groups
 from convc.backends.cpu.kernel import Kernel
+from convc.backends.cpu.table import emitter_for
 from convc.ir.errors import CompileError
 from convc.ir.graph import VIEWS, Arena, Graph, Value
 
@@ -28,6 +31,7 @@ def check_plan(graph: Graph, arena: Arena, kernels: Sequence[Kernel]) -> None:
     for kernel in kernels:
         _check_batch(kernel, arena.batch)
         _check_scratch(kernel)
+        _check_in_place(kernel)
         for group in flat_groups(kernel.node):
             _check_block(kernel, group)
 
@@ -48,6 +52,23 @@ def _check_scratch(kernel: Kernel) -> None:
         if has < needed:
             raise _misplanned(
                 kernel, f"its scratch %{name} needs {needed} bytes, the plan has {has}"
+            )
+
+
+def _check_in_place(kernel: Kernel) -> None:
+    """A result lies on an operand only where the code allows it, and then exactly."""
+    tolerated = emitter_for(kernel).in_place(kernel)
+    operands, results = (
+        enumerate(v) for v in (kernel.node.operands, kernel.node.results)
+    )
+    for (i, old), (j, new) in product(operands, results):
+        a, b = kernel.buffers[old.name], kernel.buffers[new.name]
+        apart = a.offset + a.size <= b.offset or b.offset + b.size <= a.offset
+        if not apart and ((i, j) not in tolerated or a.offset != b.offset):
+            raise _misplanned(
+                kernel,
+                f"its result {new} at offset {b.offset} lies on {old} at {a.offset}, "
+                "which its code still reads",
             )
 
 

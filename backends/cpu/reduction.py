@@ -43,6 +43,10 @@ class Reduction(Emitter):
             return (Scratch("scale", dtype, (node.operands[1].type.elements(1),)),)
         return ()
 
+    def in_place(self, kernel: Kernel) -> tuple[tuple[int, int], ...]:
+        """Batch normalization reads x once and goes on in the result."""
+        return ((0, 0),) if single(kernel).op == "batch_norm" else ()
+
     def emit(self, w: Writer, kernel: Kernel) -> None:
         """Write the body of the kernel's function."""
         node = single(kernel)

@@ -3,19 +3,27 @@
 Every value, every kernel's scratch and every parameter gets a byte range. Ranges are
 assigned largest first, each at the lowest offset that is free during its life: the
 greedy-by-size heuristic of Pisarchyk and Lee, "Efficient memory management for deep
-neural net inference" (2020), section 4. Inputs and parameters live for ever; an update
-shares its parameter's range, a view its source's.
+neural net inference" (2020), section 4.
+
+Who needs memory and for how long, ``ir/liveness.py`` says: inputs and parameters
+always; an update lies on its parameter, which is donated to it, and a view on its
+source. A result lies on an operand that is read for the last time, where that is legal
+and the backend's code allows it.
 """
 
 from dataclasses import dataclass, replace
 
 from convc.backends.base import flat_groups
 from convc.ir.errors import CompileError
-from convc.ir.graph import VIEWS, Arena, Buffer, Graph, Value
+from convc.ir.graph import Arena, Buffer, Graph
+from convc.ir.liveness import homes, lives, takeovers
 from convc.passes.manager import Context, Pass
 
 ALIGN = 64
 """Bytes: a cache line, and the widest vector register."""
+
+Lives = dict[str, tuple[int, int]]
+"""The first and last launch of ranges, by name."""
 
 
 @dataclass
@@ -34,72 +42,60 @@ class _Block:
 
 def plan_memory(graph: Graph, context: Context) -> Graph:
     """Give every value an offset; the arena's size is the exact peak in bytes."""
-    home = _homes(graph)
-    lives = _lives(graph, home)
+    home, span = homes(graph), lives(graph)
     groups = [
-        [home.get(v.name, v.name) for v in group]
+        [home[value.name] for value in group]
         for node in graph.nodes
         for group in flat_groups(node)
     ]
+    fixed = {name for group in groups for name in group}
+    seats = _seats(graph, context, home, fixed)
     sizes = {v.name: v.type.nbytes(context.batch) for v in graph.values()}
-    blocks = _blocks(lives, groups, sizes)
-    for at, node in enumerate(graph.nodes):
-        if node.region is None:
-            continue
-        for scratch in context.backend.scratch(node, context.threads):
-            name = f"{node.name}!{scratch.name}"
-            size = scratch.nbytes * context.threads
-            blocks.append(_Block([(name, size)], at, at))
+    blocks = _blocks(_joined(span, seats), groups, sizes)
+    blocks += _scratch(graph, context)
     total = _place(blocks)
-    return replace(
-        graph,
-        stage="planned",
-        arena=Arena(
-            total, context.batch, context.threads, _buffers(graph, blocks, home)
-        ),
-    )
+    rows = {b.name: b for block in blocks for b in _rows(block)}
+    buffers = []
+    for value in graph.values():
+        owner = home[value.name]
+        first, last = span[owner]
+        row = rows[seats.get(owner, owner)]
+        buffers.append(replace(row, name=value.name, first=first, last=last))
+    buffers += [row for row in rows.values() if "!" in row.name]
+    arena = Arena(total, context.batch, context.threads, tuple(buffers))
+    return replace(graph, stage="planned", arena=arena)
 
 
-def _homes(graph: Graph) -> dict[str, str]:
-    """The value whose memory a view or an update uses, by name."""
-    home: dict[str, str] = {}
-    updated = {value.name: parameter.name for parameter, value in graph.updates}
-    for node in graph.nodes:
-        for value in node.results:
-            if value.name in updated:
-                home[value.name] = updated[value.name]
-            elif node.op in VIEWS:
-                source = node.operands[0].name
-                home[value.name] = home.get(source, source)
-    return home
+def _seats(
+    graph: Graph, context: Context, home: dict[str, str], fixed: set[str]
+) -> dict[str, str]:
+    """For each result that takes over an operand's range, the value that began it.
+
+    Those that are ``fixed`` lie in one block with others and neither take nor give.
+    """
+    seats: dict[str, str] = {}
+    for at, pairs in takeovers(graph).items():
+        node, given = graph.nodes[at], set[str]()
+        tolerated = context.backend.in_place(node)
+        for i, j in pairs:
+            old, new = home[node.operands[i].name], node.results[j].name
+            free = old not in given and new not in seats
+            if free and (i, j) in tolerated and fixed.isdisjoint((old, new)):
+                seats[new] = seats.get(old, old)
+                given.add(old)
+    return seats
 
 
-def _lives(graph: Graph, home: dict[str, str]) -> dict[str, tuple[int, int]]:
-    """First and last launch of each memory range, by the name of its home."""
-    end = len(graph.nodes)
-    lives: dict[str, tuple[int, int]] = {}
-
-    def extend(value: Value, at: int) -> None:
-        name = home.get(value.name, value.name)
-        first, last = lives.get(name, (at, at))
-        lives[name] = (min(first, at), max(last, at))
-
-    for value in (*graph.inputs, *(p.value for p in graph.parameters)):
-        extend(value, 0)
-        extend(value, end)
-    for at, node in enumerate(graph.nodes):
-        for value in (*node.operands, *node.results):
-            extend(value, at)
-        if [n.op for n in (node.region.nodes if node.region else ())] == ["constant"]:
-            extend(node.result, 0)
-            extend(node.result, end)
-    for _, value in graph.outputs:
-        extend(value, end)
-    return lives
+def _joined(span: Lives, seats: dict[str, str]) -> Lives:
+    """The lives of ranges, by the value that begins each."""
+    joined = {name: life for name, life in span.items() if name not in seats}
+    for name, seat in seats.items():
+        joined[seat] = joined[seat][0], max(joined[seat][1], span[name][1])
+    return joined
 
 
 def _blocks(
-    lives: dict[str, tuple[int, int]], groups: list[list[str]], sizes: dict[str, int]
+    span: Lives, groups: list[list[str]], sizes: dict[str, int]
 ) -> list[_Block]:
     blocks: list[_Block] = []
     grouped: set[str] = set()
@@ -107,13 +103,23 @@ def _blocks(
         if grouped.intersection(group) or len(set(group)) < len(group):
             raise CompileError(f"{', '.join(group)} cannot lie in one block twice")
         grouped.update(group)
-        first = min(lives[name][0] for name in group)
-        last = max(lives[name][1] for name in group)
+        first = min(span[name][0] for name in group)
+        last = max(span[name][1] for name in group)
         blocks.append(_Block([(name, sizes[name]) for name in group], first, last))
-    for name, (first, last) in lives.items():
+    for name, (first, last) in span.items():
         if name not in grouped:
             blocks.append(_Block([(name, sizes[name])], first, last))
     return blocks
+
+
+def _scratch(graph: Graph, context: Context) -> list[_Block]:
+    """The private memory of all workers, each kernel's for its own launch."""
+    return [
+        _Block([(f"{node.name}!{s.name}", s.nbytes * context.threads)], at, at)
+        for at, node in enumerate(graph.nodes)
+        if node.region is not None
+        for s in context.backend.scratch(node, context.threads)
+    ]
 
 
 def _place(blocks: list[_Block]) -> int:
@@ -131,20 +137,13 @@ def _place(blocks: list[_Block]) -> int:
     return max((b.offset + b.size for b in blocks), default=0)
 
 
-def _buffers(
-    graph: Graph, blocks: list[_Block], home: dict[str, str]
-) -> tuple[Buffer, ...]:
-    buffers: dict[str, Buffer] = {}
-    for block in blocks:
-        offset = block.offset
-        for name, size in block.members:
-            buffers[name] = Buffer(name, offset, size, block.first, block.last)
-            offset += size
-    for name, owner in home.items():
-        buffers[name] = replace(buffers[owner], name=name)
-    values = [v.name for v in graph.values()]
-    scratch = [name for name in buffers if "!" in name]
-    return tuple(buffers[name] for name in (*values, *scratch))
+def _rows(block: _Block) -> list[Buffer]:
+    """The ranges of a placed block's members."""
+    rows, offset = [], block.offset
+    for name, size in block.members:
+        rows.append(Buffer(name, offset, size, block.first, block.last))
+        offset += size
+    return rows
 
 
 PLAN_MEMORY = Pass("plan-memory", plan_memory, ("kernel",), "planned")

@@ -50,9 +50,9 @@ graph planned(%x: f32[N,4]) -> (y=%b) stage planned {
   }
   %b = reshape(%a) {shape=[N,2,2]} : f32[N,2,2]
   arena 96 batch 2 threads 1 {
-    %x 0 32 live 0 0
-    %a 32 32 live 0 1
-    %b 32 32 live 0 1
+    %x 0 32 live 0 2
+    %a 32 32 live 0 2
+    %b 32 32 live 0 2
     %a!scratch 64 32 live 0 0
   }
 }

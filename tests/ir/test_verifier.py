@@ -1,5 +1,6 @@
 """The verifier: each rule broken once; the message has both sides and the culprit."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -115,22 +116,22 @@ TEXT_EDITS = [
     ),
     # the arena
     (
-        *(PLANNED, "%a 32 32 live 0 1", "%a 32 31 live 0 1"),
+        *(PLANNED, "%a 32 32 live 0 2", "%a 32 31 live 0 2"),
         "%a needs a buffer of 32 bytes, has 31",
         "%a = kernel act(%x)",
     ),
     (
-        *(PLANNED, "    %x 0 32 live 0 0\n", ""),
+        *(PLANNED, "    %x 0 32 live 0 2\n", ""),
         "%x needs a buffer of 32 bytes, has none",
         "graph planned",
     ),
     (
-        *(PLANNED, "%b 32 32 live 0 1", "%b 64 64 live 0 1"),
+        *(PLANNED, "%b 32 32 live 0 2", "%b 64 64 live 0 2"),
         "%b lies outside the arena of 96 bytes",
-        "%b 64 64 live 0 1",
+        "%b 64 64 live 0 2",
     ),
     (
-        *(PLANNED, "%x 0 32 live 0 0", "%x -1 32 live 0 0"),
+        *(PLANNED, "%x 0 32 live 0 2", "%x -1 32 live 0 0"),
         "%x lies outside the arena of 96 bytes",
         "%x -1 32 live 0 0",
     ),
@@ -140,14 +141,14 @@ TEXT_EDITS = [
         "%a!scratch 0 -4 live 0 0",
     ),
     (
-        *(PLANNED, "%x 0 32 live 0 0", "%x 0 32 live 1 0"),
+        *(PLANNED, "%x 0 32 live 0 2", "%x 0 32 live 1 0"),
         "%x dies at 0, before its 1",
         "%x 0 32 live 1 0",
     ),
     (
-        *(PLANNED, "%x 0 32 live 0 0", "%x 0 32 live 0 0\n    %x 0 32 live 0 0"),
+        *(PLANNED, "%x 0 32 live 0 2", "%x 0 32 live 0 2\n    %x 0 32 live 0 2"),
         "%x has 2 buffers",
-        "%x 0 32 live 0 0",
+        "%x 0 32 live 0 2",
     ),
     (
         *(PLANNED, "%a!scratch 64", "%a!scratch 0"),
@@ -317,9 +318,125 @@ def test_a_malformed_kernel_is_refused(graph: Graph, reason: str) -> None:
     assert marked.startswith(("%a = kernel", "%a = relu", '%a = kernel ""'))
 
 
+CHAIN = """\
+graph chain(%x: f32[N,4]) -> (y=%c) stage planned {
+  state %m : f32[4] = zeros()
+  %a = kernel one(%x) : f32[N,4] {
+    %1 = exp(%0) : f32[N,4]
+    yield %1
+  }
+  %b = kernel two(%a) : f32[N,4] {
+    %p = negate(%0) : f32[N,4]
+    %q = exp(%p) : f32[N,4]
+    yield %q
+  }
+  %c, %n = kernel three(%b, %m) : f32[N,4], f32[4] {
+    %2 = bias_add(%0, %1) : f32[N,4]
+    %3 = exp(%1) : f32[4]
+    yield %2, %3
+  }
+  update %m = %n
+  arena 160 batch 2 threads 1 {
+    %x 0 32 live 0 4
+    %m 128 16 live 0 4
+    %a 32 32 live 0 1
+    %b 64 32 live 1 2
+    %c 96 32 live 2 4
+    %n 128 16 live 0 4
+  }
+}
+"""
+
+
 def test_two_values_may_share_bytes_when_one_dies_first() -> None:
-    apart = edited(PLANNED, "%x 0 32 live 0 0", "%x 32 32 live -1 -1")
-    assert verify(apart) is apart
+    later = edited(CHAIN, "%c 96 32", "%c 32 32")
+    assert verify(later) is later
+
+
+@pytest.mark.parametrize(
+    ("row", "moved"),
+    [
+        ("%b 64 32 live 1 2", "%b 32 32 live 1 2"),
+        ("%c 96 32 live 2 4", "%c 64 32 live 2 4"),
+    ],
+)
+def test_a_result_may_lie_on_an_operand_that_ends_there(row: str, moved: str) -> None:
+    graph = edited(CHAIN, row, moved)
+    assert verify(graph) is graph
+
+
+READS = "%p = negate(%0) : f32[N,4]\n    %q = exp(%p)"
+B = "%b 64 32 live 1 2"
+ON_A = "%b 32 32 live 1 2"
+
+
+@pytest.mark.parametrize(
+    ("row", "moved", "old", "new"),
+    [
+        # neither at the same place nor, alive in the meantime, at the same launch
+        (B, "%b 48 32 live 1 2", READS, READS),
+        (B, "%b 32 32 live 0 2", READS, READS),
+        ("%a 32 32 live 0 1", "%a 64 32 live 0 2", READS, READS),
+        # an input, and operands that are read in another way
+        ("%a 32 32 live 0 1", "%a 0 32 live 0 1", READS, READS),
+        (B, ON_A, READS, "%q = softmax(%0)"),
+        (B, ON_A, READS, READS.replace("exp(%p)", "add(%0, %p)")),
+        (B, ON_A, "yield %q", "yield %0"),
+    ],
+)
+def test_any_other_overlap_is_refused(row: str, moved: str, old: str, new: str) -> None:
+    assert row in CHAIN
+    message, _ = refused(edited(CHAIN.replace(row, moved), old, new))
+    assert "share bytes while both live" in message
+
+
+def test_an_operand_that_is_read_through_a_view_too_is_not_overwritten() -> None:
+    text = CHAIN.replace("two(%a)", "two(%a, %v)")
+    text = text.replace(
+        "  %b = ", "  %v = reshape(%a) {shape=[N,4]} : f32[N,4]\n  %b = "
+    )
+    for old, new in (("2 4", "3 4"), ("1 2", "2 3"), ("0 1", "0 2")):
+        text = text.replace(f"live {old}", f"live {new}")
+    text = text.replace("    %b 64", "    %v 32 32 live 0 2\n    %b 64")
+    graph = parse(text)
+    assert verify(graph) is graph
+    message, _ = refused(edited(text, "%b 64 32", "%b 32 32"))
+    assert "share bytes while both live" in message
+
+
+@pytest.mark.parametrize(
+    ("row", "wrong"),
+    [
+        ("%a 32 32 live 0 1", "%a 32 32 live 0 0"),
+        ("%x 0 32 live 0 4", "%x 0 32 live 0 2"),
+        ("%c 96 32 live 2 4", "%c 96 32 live 3 4"),
+        ("%m 128 16 live 0 4", "%m 128 16 live 1 4"),
+    ],
+)
+def test_a_buffer_lives_while_it_is_needed(row: str, wrong: str) -> None:
+    message, marked = refused(edited(CHAIN, row, wrong))
+    assert re.match(r"%. is needed from launch \d to \d, its buffer lives", message)
+    assert marked == wrong
+
+
+def test_scratch_lives_while_its_kernel_runs() -> None:
+    message, _ = refused(edited(PLANNED, "64 32 live 0 0", "64 32 live 1 1"))
+    assert "%a!scratch is needed from launch 0 to 0, its buffer lives" in message
+
+
+def test_a_donated_parameter_is_not_read_again() -> None:
+    text = CHAIN.replace("  update %m", LATE + "  update %m")
+    text = text.replace("    %n 128", "    %late 144 16 live 3 4\n    %n 128")
+    message, marked = refused(parse(text))
+    assert message == "%m is read after %n has taken its place"
+    assert marked.startswith("%late = kernel four")
+
+
+LATE = """  %late = kernel four(%m) : f32[4] {
+    %1 = exp(%0) : f32[4]
+    yield %1
+  }
+"""
 
 
 def test_a_view_and_an_update_may_share_their_sources_bytes() -> None:
