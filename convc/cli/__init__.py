@@ -6,7 +6,9 @@ Ctrl-C.
 """
 
 from convc.cli.group import CommandGroup
-from convc.cli.look import compile_command, show, summary
+from convc.cli.look import compile_command, summary
+from convc.cli.run import run
+from convc.cli.show import show
 from convc.cli.use import evaluate, predict, train
 
 main = CommandGroup(
@@ -17,5 +19,5 @@ main = CommandGroup(
 )
 """The command ``convc``."""
 
-for command in (train, evaluate, predict, summary, show, compile_command):
+for command in (train, evaluate, predict, summary, show, compile_command, run):
     main.add_command(command)

@@ -14,6 +14,7 @@ from convc.ir.errors import ConvcError
 
 if TYPE_CHECKING:
     from convc.model import Model, Network
+    from convc.pipeline import Step
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -101,6 +102,17 @@ input_option = click.option(
     help="The type of the image.",
 )
 
+STEPS = ("training", "evaluation", "inference")
+"""The programs that a model can be compiled to."""
+
+step_option = click.option(
+    "--step",
+    type=click.Choice(STEPS),
+    default="training",
+    show_default=True,
+    help="Which of the model's programs.",
+)
+
 data_option = click.option(
     "--data",
     metavar="DIR",
@@ -118,6 +130,13 @@ def load_model(spec: str, input_type: str = "f32[N,28,28,1]") -> Model:
     model = Model(cast("Network", network), name=name, image=input_type)
     _ = model.graph  # a mistake in the network is reported before anything is done
     return model
+
+
+def step_named(model: Model, name: str) -> Step:
+    """The one of the model's programs that has this name in ``STEPS``."""
+    if name == "training":
+        return model.training_step()
+    return model.evaluation_step() if name == "evaluation" else model.inference()
 
 
 def print_table(table: Any) -> None:

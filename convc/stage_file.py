@@ -1,0 +1,156 @@
+"""A stage from a file, perhaps edited by hand: which passes are left, and data for it.
+
+Which passes are left follows from the pass that the stage stands behind: the one that
+is given, else the one in the file's name, ``NN-PASS.ir``. The pipeline is the one that
+is given, else the one its folder is named after (``training.ir``, ``01-net-training``);
+where all pipelines with that pass go on alike, it does not matter.
+
+A file of another name goes on where its own stage says: ops are fused and formed into
+kernels, kernels get layouts and schedules where they have none, a planned graph is
+emitted as it is. Passes that do not take a graph at its stage are left out.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import dropwhile
+from pathlib import Path
+
+import numpy as np
+
+from convc.backends.base import Backend
+from convc.initializers import initial_state
+from convc.ir import philox
+from convc.ir.errors import CompileError, IRSyntaxError, VerifyError
+from convc.ir.graph import Graph
+from convc.ir.ops.base import Array
+from convc.ir.parser import parse
+from convc.ir.verifier import verify
+from convc.optimizers import Adam
+from convc.passes.manager import Pass
+from convc.passes.samples import fewest_classes
+from convc.pipeline import INFERENCE, LOWERING, Step, training
+
+PIPELINES = {
+    "training": training(Adam()),
+    "evaluation": INFERENCE,
+    "inference": INFERENCE,
+}
+"""What the command line compiles models with, by kind of program."""
+
+_NAME = re.compile(r"\d+-(.+?)(?:\.failed)?\.ir")
+_FOLDER = re.compile(rf"(?:\d+-.*-)?({'|'.join(PIPELINES)})(?:\.ir)?")
+
+
+def read_stage(path: Path) -> Graph:
+    """The graph in a file, verified.
+
+    CompileError with the file, and line, column and a caret for what does not parse, or
+    the culprit underlined for what is not legal.
+    """
+    try:
+        return verify(parse(path.read_text("utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CompileError(f"{path}: cannot be read: {error}") from error
+    except IRSyntaxError as error:
+        excerpt = str(error).partition("\n")[2]
+        where = f"{path}:{error.line}:{error.column}"
+        raise CompileError(f"{where}: {error.reason}\n{excerpt}") from error
+    except VerifyError as error:
+        raise CompileError(f"{path}: {error}") from error
+
+
+def rest(graph: Graph, path: Path, after: str = "", kind: str = "") -> Step:
+    """What is left to be done for the stage in ``path``, by the rules above.
+
+    CompileError if no pipeline has such a pass, or several go on from it differently.
+    """
+    known = [kind] if kind else list(PIPELINES)
+    passes = {p.name for name in known for p in PIPELINES[name]} | {"trace"}
+    if after and after not in passes:
+        raise CompileError(
+            f"no pass of {' or '.join(known)} is called {after!r}; those that are: "
+            f"{', '.join(sorted(passes))}"
+        )
+    named = _NAME.fullmatch(path.name)
+    if not after and named and named.group(1) in passes:
+        after = named.group(1)
+    if not after:
+        left = _behind(LOWERING, _done(graph))
+    else:
+        left = _chosen(path, after, kind)
+    takes = dropwhile(lambda item: graph.stage not in item.requires, left)
+    return Step(graph, tuple(takes), "resumed")
+
+
+def _chosen(path: Path, after: str, kind: str) -> tuple[Pass, ...]:
+    folder = _FOLDER.fullmatch(path.absolute().parent.name)
+    kind = kind or (folder.group(1) if folder else "")
+    if kind and after in ("trace", *(p.name for p in PIPELINES[kind])):
+        return _behind(PIPELINES[kind], after)
+    ways = {
+        tuple(p.name for p in left): left
+        for passes in PIPELINES.values()
+        if after in ("trace", *(p.name for p in passes))
+        for left in [_behind(passes, after)]
+    }
+    if len(ways) > 1:
+        raise CompileError(
+            f"{path}: training goes on from {after} in another way than inference; "
+            "say which with --step"
+        )
+    (left,) = ways.values()
+    return left
+
+
+def _behind(passes: tuple[Pass, ...], name: str) -> tuple[Pass, ...]:
+    names = [p.name for p in passes]
+    return passes[names.index(name) + 1 :] if name in names else passes
+
+
+def _done(graph: Graph) -> str:
+    """The last pass of the lowering that need not run, "" if all must."""
+    if graph.stage == "planned":
+        return LOWERING[-1].name
+    if graph.stage != "kernel":
+        return ""
+    stored = any(v.type.layout is not None for v in graph.values())
+    return "choose-layout" if stored else "form-kernels"
+
+
+def batch_of(graph: Graph) -> int | None:
+    """The images that a stage's plan or schedules are for, None if they do not say."""
+    if graph.arena is not None:
+        return graph.arena.batch
+    found = [(n.schedule or {}).get("batch") for n in graph.nodes]
+    return max((n for n in found if isinstance(n, int)), default=None)
+
+
+def check_schedules(graph: Graph, backend: Backend, threads: int) -> None:
+    """CompileError, with the rule, if a kernel cannot run as it is scheduled."""
+    for node in graph.nodes:
+        if node.schedule is not None:
+            backend.check_schedule(node, threads)
+
+
+def random_inputs(graph: Graph, images: int, seed: int = 0) -> dict[str, Array]:
+    """Numbers from 0 to 1, and classes there are, for every input."""
+    classes = np.uint32(fewest_classes(graph))
+    found: dict[str, Array] = {}
+    for value in graph.inputs:
+        t, stream = value.type, philox.stream_of(value.name)
+        draw = philox.uniform if t.dtype.is_float else philox.bits
+        drawn: Array = draw(seed, stream, 0, t.elements(images))
+        if not t.dtype.is_float:
+            drawn = drawn % classes
+        found[value.name] = drawn.astype(t.dtype.numpy).reshape(t.bind(images))
+    return found
+
+
+def state_of(
+    graphs: Iterable[Graph], weights: Mapping[str, Array], seed: int
+) -> dict[str, Array]:
+    """Parameters of all ``graphs``: those in ``weights``, first values for ``seed``."""
+    state: dict[str, Array] = {}
+    for graph in graphs:
+        state |= initial_state(graph, seed)
+    return state | dict(weights)
