@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import networkx as nx
 
+from convc.backends.base import OPTIMIZERS
 from convc.ir.builder import GraphBuilder
 from convc.ir.errors import CompileError
 from convc.ir.graph import VIEWS, Graph, Node, Value
+from convc.ir.liveness import in_place
+from convc.ir.ops import OPS
 from convc.lockfile import Entry, key_of
 from convc.passes.canonicalize import drop_dead
 from convc.passes.manager import Choice, Context, Pass
@@ -36,9 +39,9 @@ def form_kernels(graph: Graph, context: Context) -> Graph:
 def _copy_updates(graph: Graph) -> Graph:
     """Copy what cannot be made or shown in place.
 
-    An update that two parameters take, that is no kernel's result, or that comes
-    before a reader of the old parameter; an output that is a parameter, its update or a
-    view of either.
+    An update that two parameters take, that is no kernel's result, that comes before a
+    reader of the old parameter, or whose own kernel still reads that while it writes;
+    an output that is a parameter, its update or a view of either.
     """
     producers, users, flow = graph.producers(), graph.users(), graph.dataflow()
     parameters = {p.value.name for p in graph.parameters}
@@ -48,7 +51,10 @@ def _copy_updates(graph: Graph) -> Graph:
     for parameter, value in graph.updates:
         maker = producers.get(value.name)
         later = nx.descendants(flow, maker.name) if maker else set()
-        both = not later.isdisjoint(_readers(parameter.name, users))
+        readers = set(_readers(parameter.name, users))
+        both = not later.isdisjoint(readers)
+        if maker is not None and maker.name in readers:
+            both |= not _works_in_place(maker, parameter, value)
         fresh = maker is not None and maker.op not in VIEWS
         b.locs = maker.locs if maker else ()
         if not fresh or both or value.name in taken:
@@ -64,6 +70,18 @@ def _copy_updates(graph: Graph) -> Graph:
     )
     done = b.finish()
     return replace(done, outputs=outputs, updates=tuple(updates), stage=graph.stage)
+
+
+def _works_in_place(node: Node, old: Value, new: Value) -> bool:
+    """Whether a node that reads a parameter may write its update there."""
+    body = node.region.nodes if node.region else (node,)
+    if any(n.op in OPTIMIZERS for n in body):
+        return True
+    if node.region is None:
+        return old in node.operands and OPS[node.op].elementwise
+    return (old, new) in [
+        (node.operands[i], node.results[j]) for i, j in in_place(node)
+    ]
 
 
 def _updates_last(graph: Graph) -> Graph:
