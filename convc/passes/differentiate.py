@@ -8,12 +8,10 @@ from convc.ir.errors import CompileError
 from convc.ir.graph import Graph, Value
 from convc.ir.types import DType, TensorType
 from convc.optimizers import Optimizer
+from convc.passes.gradient_check import GRADIENT, check_gradients
 from convc.passes.manager import Context, Pass
-
-STEP = "training/step"
-"""The state that counts training steps from 0."""
-GRADIENT = "gradient/"
-"""What the name of an output that is a gradient begins with."""
+from convc.passes.optimizer_check import check_updates
+from convc.tracing import STEP
 
 
 def differentiate(graph: Graph, context: Context) -> Graph:
@@ -51,7 +49,7 @@ def apply_optimizer(optimizer: Optimizer, keep_gradients: bool = False) -> Pass:
         b.update(step, b("add", step, b.constant(1, scalar)))
         return b.finish()
 
-    return Pass("apply-optimizer", rewrite)
+    return Pass("apply-optimizer", rewrite, check=check_updates(optimizer))
 
 
 def _pairs(graph: Graph) -> Sequence[tuple[Value, Value]]:
@@ -65,4 +63,4 @@ def _pairs(graph: Graph) -> Sequence[tuple[Value, Value]]:
     return [(value, gradients[GRADIENT + value.name]) for value in trainable]
 
 
-DIFFERENTIATE = Pass("differentiate", differentiate)
+DIFFERENTIATE = Pass("differentiate", differentiate, check=check_gradients)

@@ -4,12 +4,15 @@ When moving averages happen to be the statistics of the batch, evaluation must g
 what training gives with dropout that keeps everything.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from convc.ir.errors import CompileError
 from convc.ir.graph import Graph, Node, Value, rename_uses
+from convc.ir.interpreter import interpret
 from convc.ir.rounding import bounded
 from convc.ir.rounding_base import DOUBLE
+from convc.passes.canonicalize import drop_dead
 from convc.passes.certificate import Verdict
 from convc.passes.check import Checker, compare_close, compare_equal
 
@@ -24,20 +27,37 @@ def check_evaluation(checker: Checker, before: Graph, after: Graph) -> Verdict:
         raise CompileError("an evaluation must update nothing")
     first, shared = _statistics(before)
     nodes = tuple(_keeping(node, before) for node in before.nodes)
-    trained = rename_uses(replace(before, nodes=nodes, updates=()), shared)
+    kept = rename_uses(replace(before, nodes=nodes, updates=()), shared)
+    trained = drop_dead(kept)
+    _require_averages(trained, after, first)
     outputs = tuple((f"average {name}", value) for name, value in first.items())
+    probe = replace(kept, outputs=outputs)
     inputs, parameters = checker.data(before, after)
-    probe = replace(trained, outputs=outputs)
-    found = checker.run(probe, inputs, parameters).outputs
+    if shared:  # in float64, with bounds
+        found = interpret(probe, inputs, parameters, float64=True).outputs
+    else:
+        found = checker.run(probe, inputs, parameters).outputs
     given = {**parameters, **{name: found[f"average {name}"] for name in first}}
     if shared:
-        old, new = (bounded(g, inputs, given, unit=DOUBLE) for g in (trained, after))
+        old, new = (bounded(g, inputs, given, unit=DOUBLE) for g in (kept, after))
         verdict = compare_close(old, new)
     else:
-        verdict = compare_equal(
-            checker.run(trained, inputs, given), checker.run(after, inputs, given)
-        )
+        sides = (checker.run(g, inputs, given) for g in (kept, after))
+        verdict = compare_equal(*sides)
     return replace(verdict, method="evaluation", note="as trained, without dropout")
+
+
+def _require_averages(
+    trained: Graph, after: Graph, statistics: Mapping[str, Value]
+) -> None:
+    """CompileError for an average that is not read where its statistic was."""
+    used = {v.name for node in trained.nodes for v in node.operands}
+    read = {v.name for node in drop_dead(after).nodes for v in node.operands}
+    for average, sample in statistics.items():
+        if sample.name in used and average not in read:
+            raise CompileError(
+                f"%{average} is not read, which stands for the statistic {sample}"
+            )
 
 
 def _statistics(graph: Graph) -> tuple[dict[str, Value], dict[str, Value]]:

@@ -5,7 +5,7 @@ from math import prod, sqrt
 import numpy as np
 
 from convc.ir import philox
-from convc.ir.graph import Graph, Parameter, Value
+from convc.ir.graph import Graph, Value
 from convc.ir.ops.base import Array
 from convc.ir.types import DType
 
@@ -42,7 +42,7 @@ def sample(value: Value, batch: int, classes: int = MANY, whole: bool = True) ->
     else:
         terms = 1 if t.batched else prod(t.inner[:-1])
         array = ((drawn * 2.0**-31 - 1) / sqrt(terms)).astype(kind)
-    return np.resize(array, t.bind(batch))
+    return np.asarray(np.resize(array, t.bind(batch)))
 
 
 class Samples:
@@ -50,7 +50,7 @@ class Samples:
 
     def __init__(self, whole: bool = True) -> None:
         self._whole = whole
-        self._drawn: dict[tuple[Value, int], Array] = {}
+        self._drawn: dict[tuple[Value, bool, int], Array] = {}
 
     def of(self, *graphs: Graph) -> tuple[State, State]:
         """Inputs and parameters for all of ``graphs``, BATCH images.
@@ -58,23 +58,23 @@ class Samples:
         Among real numbers, states are positive, as variances are.
         """
         classes = min(fewest_classes(g) for g in graphs)
-        inputs = {v.name: self._draw(v, classes) for g in graphs for v in g.inputs}
-        parameters = {
-            p.value.name: self._parameter(p, classes)
-            for g in graphs
-            for p in g.parameters
-        }
-        return inputs, parameters
+        inputs = [v for g in graphs for v in g.inputs]
+        parameters = [p for g in graphs for p in g.parameters]
+        return (
+            {v.name: self._draw(v, False, classes) for v in inputs},
+            {
+                p.value.name: self._draw(p.value, not p.trainable, classes)
+                for p in parameters
+            },
+        )
 
-    def _draw(self, value: Value, classes: int) -> Array:
-        if (value, classes) not in self._drawn:
+    def _draw(self, value: Value, state: bool, classes: int) -> Array:
+        key = value, state, classes
+        if key not in self._drawn:
             array = sample(value, BATCH, classes, self._whole)
-            self._drawn[value, classes] = array
-        return self._drawn[value, classes]
-
-    def _parameter(self, parameter: Parameter, classes: int) -> Array:
-        array = self._draw(parameter.value, classes)
-        return array if parameter.trainable or self._whole else np.abs(array)
+            positive = state and not self._whole
+            self._drawn[key] = np.asarray(np.abs(array) if positive else array)
+        return self._drawn[key]
 
 
 def fewest_classes(graph: Graph) -> int:

@@ -1,36 +1,13 @@
-"""Check mode draws small whole numbers, the same ones every time."""
+"""Check mode runs graphs before and after a pass, and remembers what it has run."""
 
-import numpy as np
 import pytest
-from op_bench import tensor
-from pass_bench import stage_after
+from pass_bench import graph_of, stage_after
 
-from convc.ir.graph import Value
+from convc.ir import interpreter
+from convc.ir.graph import Node
+from convc.ir.ops.base import Array
+from convc.passes.check import Checker
 from convc.passes.manager import Pass
-from convc.passes.samples import LARGEST, sample
-
-
-@pytest.mark.parametrize("kind", ["f32", "f64"])
-def test_floats_are_small_whole_numbers_of_both_signs(kind: str) -> None:
-    array = sample(Value("x", tensor(f"{kind}[N,50]")), 3)
-    assert array.shape == (3, 50)
-    assert array.dtype == tensor(f"{kind}[N]").dtype.numpy
-    assert set(np.unique(array)) == set(range(-LARGEST, LARGEST + 1))
-
-
-@pytest.mark.parametrize(
-    ("kind", "count"), [("i32", 2), ("u8", 2), ("bool", 2), ("i64", 5)]
-)
-def test_integers_are_counted_from_zero(kind: str, count: int) -> None:
-    array = sample(Value("labels", tensor(f"{kind}[N,50]")), 3)
-    assert array.dtype == tensor(f"{kind}[N]").dtype.numpy
-    assert {int(v) for v in np.unique(array)} == set(range(count))
-
-
-def test_a_value_gets_the_same_sample_every_time_and_another_one_another() -> None:
-    x, y = (sample(Value(name, tensor("f32[N,9]")), 3) for name in "xy")
-    assert np.array_equal(x, sample(Value("x", tensor("f32[N,9]")), 3))
-    assert not np.array_equal(x, y)
 
 
 def test_labels_are_classes_even_where_there_is_one() -> None:
@@ -41,3 +18,32 @@ def test_labels_are_classes_even_where_there_is_one() -> None:
     }
     """
     assert stage_after(Pass("keep", lambda graph, context: graph), of=text).checked
+
+
+def test_what_did_not_change_is_not_evaluated_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = """
+    graph g(%x: f32[N,4]) -> (y=%2) {
+      %1 = relu(%x) : f32[N,4]
+      %2 = negate(%1) : f32[N,4]
+    }
+    """
+    ran: list[str] = []
+    evaluate = interpreter._evaluate
+
+    def spy(node: Node, *given: object) -> list[Array]:
+        ran.append(node.op)
+        return evaluate(node, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(interpreter, "_evaluate", spy)
+    checker, graph = Checker(), graph_of(text)
+    longer = graph_of(
+        text.replace("y=%2", "y=%2, z=%3").replace(
+            "    }", "      %3 = exp(%2) : f32[N,4]\n    }"
+        )
+    )
+    assert checker.equal(graph, graph).values == 2 * 12
+    assert sorted(ran) == ["negate", "negate", "relu", "relu"]
+    checker.equal(graph, longer)
+    assert sorted(ran[4:]) == ["exp", "exp"]

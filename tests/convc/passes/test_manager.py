@@ -150,7 +150,7 @@ def test_a_pass_may_have_a_check_of_its_own() -> None:
     stages = run_passes(graph_of(TEXT), [FIRST, meant], context(), check=True)
     assert [str(s.verdict) for s in stages] == [
         "not checked",
-        "equal on 12 values",
+        "equal on 24 values",
         "y is another: equal on 12 values",
     ]
 
@@ -162,10 +162,10 @@ def test_every_stage_has_a_certificate_of_what_was_checked() -> None:
         "pass": "first",
         "before": given,
         "after": given,
-        "verdict": "equal on 12 values",
+        "verdict": "equal on 24 values",
         "checked": True,
         "method": "equal",
-        "values": 12,
+        "values": 24,
         "worst": 0.0,
         "note": "",
     }
