@@ -12,11 +12,13 @@ from convc.optimizers import Optimizer
 from convc.passes.canonicalize import CANONICALIZE
 from convc.passes.commute_relu import COMMUTE_RELU
 from convc.passes.differentiate import DIFFERENTIATE, apply_optimizer
+from convc.passes.fold_batch_norm import FOLD_BATCH_NORM
 from convc.passes.fold_padding import FOLD_PADDING
 from convc.passes.fuse_conv import FUSE_CONV, FUSE_CONV_BACKWARD
 from convc.passes.fuse_dense import FUSE_DENSE, FUSE_DENSE_BACKWARD
 from convc.passes.fuse_loss import FUSE_LOSS
 from convc.passes.fuse_optimizer import FUSE_OPTIMIZER
+from convc.passes.fuse_weights import FUSE_WEIGHTS
 from convc.passes.inference import EVALUATE_ONLY
 from convc.passes.lower import CHOOSE_LAYOUT, CHOOSE_SCHEDULE, FORM_KERNELS
 from convc.passes.manager import Context, Pass, Stage, Trail, run_passes
@@ -30,6 +32,7 @@ LOWERING = (
     FUSE_DENSE,
     FUSE_LOSS,
     FUSE_OPTIMIZER,
+    FUSE_WEIGHTS,
     FORM_KERNELS,  # after all fusions: what is left stands alone
     CHOOSE_LAYOUT,  # on kernels: inputs are copied once, not per op
     CHOOSE_SCHEDULE,  # after the layout, which decides what a tile is
@@ -39,6 +42,7 @@ INFERENCE = (
     EVALUATE_ONLY,
     CANONICALIZE,
     FOLD_PADDING,
+    FOLD_BATCH_NORM,  # after remove-dropout, which makes its statistics parameters
     COMMUTE_RELU,
     *LOWERING,
 )

@@ -152,7 +152,7 @@ class Elementwise(Emitter):
             w(f"rows = slice(*share({dims[0]}, t))")
             rows = "rows"
         for name, value in zip(names, node.operands, strict=True):
-            spans = rows == "rows" and _spans_first(kernel.type(value), out)
+            spans = rows == "rows" and spans_first(kernel.type(value), out)
             w(f"{name} = {aligned(kernel, value, out)}{'[rows]' * spans}")
         w(f"o = {kernel.mem(node.result)}[{rows}]")
         if node.op in TEMPORARY:
@@ -177,7 +177,7 @@ def aligned(kernel: Kernel, value: Value, out: TensorType) -> str:
     return source
 
 
-def _spans_first(own: TensorType, out: TensorType) -> bool:
+def spans_first(own: TensorType, out: TensorType) -> bool:
     """Whether an operand really extends along the result's first stored axis."""
     axis = out.order[0] - (out.rank - own.rank)
     return axis >= 0 and own.shape[axis] == out.shape[out.order[0]] != 1

@@ -12,6 +12,7 @@ from convc.backends.cpu.optimizer import Optimizer
 from convc.backends.cpu.pool import Pool
 from convc.backends.cpu.random import Dropout
 from convc.backends.cpu.reduction import Reduction
+from convc.backends.cpu.weights import Weights
 
 EMITTERS: tuple[Emitter, ...] = (
     ConvForward(),
@@ -24,6 +25,7 @@ EMITTERS: tuple[Emitter, ...] = (
     Softmax(),
     Dropout(),
     Movement(),
+    Weights(),
     Elementwise(),
 )
 
