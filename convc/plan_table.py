@@ -18,6 +18,8 @@ from convc.ir.graph import Arena, Graph, Node
 from convc.ir.ops import OPS
 from convc.memory import MemoryPlan
 from convc.passes.manager import Stage
+from convc.passes.samples import sample
+from convc.program import Program
 from convc.roofline import Peaks
 from convc.summary import Row, summary_table
 
@@ -171,7 +173,7 @@ class Plan:
             return ("",) * (len(self.headings()) - _WORDS - 1)
         numbers = (
             amount(work.flops),
-            f"{amount(work.nbytes)}B",
+            amount(work.nbytes, "B"),
             digits(work.intensity),
             duration(work.predicted),
         )
@@ -254,8 +256,9 @@ def plan_table(
     kernels = kernel_rows(graph, graph.arena, backend, times or {}, peaks)
     known = {row.layer for row in rows}
     batch, threads = graph.arena.batch, graph.arena.threads
+    workers = "1 thread" if threads == 1 else f"{threads} threads"
     return Plan(
-        f"{graph.name}, batch {batch}, {threads} threads, {backend}",
+        f"{graph.name}, batch {batch}, {workers}, {backend}",
         tuple(_layer_row(row, kernels) for row in rows),
         tuple(k for k in kernels if k.leader not in known),
         MemoryPlan.of(graph),
@@ -326,6 +329,17 @@ def candidates_of(kernel: Node, arena: Arena, backend: str) -> tuple[Candidate, 
     return backend_named(backend).candidates(free, arena.batch, arena.threads)
 
 
+def kernel_times(program: Program) -> dict[str, float]:
+    """Seconds of each kernel on made-up images, by its node's name.
+
+    The inputs are overwritten, the parameters are put back.
+    """
+    for value in program.graph.inputs:
+        array = sample(value, program.batch, classes=1, whole=False)
+        program.input(value.name)[...] = array
+    return program.time_kernels()
+
+
 def duration(seconds: float | None) -> str:
     """A time for people: 34.1 us, 2.13 ms, 1.20 s; empty if there is none."""
     if seconds is None:
@@ -336,12 +350,12 @@ def duration(seconds: float | None) -> str:
     return f"{digits(1e6 * seconds)} us"
 
 
-def amount(number: float) -> str:
-    """A count for people, with three digits: 80.3 M."""
-    for unit, step in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+def amount(number: float, unit: str = "") -> str:
+    """A count for people, with three digits: 80.3 M, or with a unit 80.3 MFLOP."""
+    for prefix, step in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= 0.9995 * step:
-            return f"{digits(number / step)} {unit}"
-    return f"{number:.0f}"
+            return f"{digits(number / step)} {prefix}{unit}"
+    return f"{number:.0f} {unit}".rstrip()
 
 
 def digits(number: float) -> str:

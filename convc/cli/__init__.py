@@ -5,6 +5,7 @@ Exit codes: 0, 1 for what went wrong, 2 for a command that cannot be meant, 130 
 Ctrl-C.
 """
 
+from convc.cli.explain import explain, plan
 from convc.cli.group import CommandGroup
 from convc.cli.look import compile_command, summary
 from convc.cli.run import run
@@ -19,5 +20,15 @@ main = CommandGroup(
 )
 """The command ``convc``."""
 
-for command in (train, evaluate, predict, summary, show, compile_command, run):
+for command in (
+    train,
+    evaluate,
+    predict,
+    summary,
+    show,
+    explain,
+    plan,
+    compile_command,
+    run,
+):
     main.add_command(command)
