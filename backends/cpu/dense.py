@@ -1,6 +1,9 @@
-"""Emits matrix products with what follows them, applied to the rows just made."""
+"""Emits matrix products with what follows them, applied to the part just made."""
 
-from convc.backends.base import Scratch
+from dataclasses import replace
+
+from convc.backends.base import Cost, Scratch
+from convc.backends.cpu.cost import gemm, passes, traffic
 from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer, scalar
 from convc.ir.graph import Attrs, Node, Value
@@ -14,7 +17,11 @@ class Dense(Emitter):
     """Products, each matmul [+ bias_add] [+ relu] [+ apply_mask] [+ relu_grad].
 
     A filter gradient matmul(x, dy) may bring the bias gradient reduce_sum(dy) along.
-    Workers share the rows of each result.
+    Results are stored [features, batch] (filter gradients [in, out]). In `gemm_rows`
+    workers share the rows of each result; in `gemm_columns` they share the batch, which
+    pays where the rows are few, such as classes: a worker then packs its own columns of
+    the right operand only, and has longer columns of the left one. Filter gradients
+    have no batch, and share rows in both.
     """
 
     def matches(self, kernel: Kernel) -> bool:
@@ -22,17 +29,46 @@ class Dense(Emitter):
         return kernel.find("matmul") is not None
 
     def schedules(self, kernel: Kernel, batch: int) -> list[Attrs]:
-        """One product per worker."""
-        self._chains(kernel)
-        return [{"algorithm": "gemm_rows", "batch": batch}]
+        """One product per worker: rows or, where a result has a batch, its columns."""
+        chains = self._chains(kernel)
+        batched = any(chain[0].result.type.batched for chain in chains)
+        names = ("gemm_rows", "gemm_columns") if batched else ("gemm_rows",)
+        return [{"algorithm": name, "batch": batch} for name in names]
+
+    def cost(self, kernel: Kernel, batch: int) -> Cost:
+        """The traffic, a product per chain, and passes over what it made."""
+        cost = traffic(kernel, batch)
+        for chain in self._chains(kernel):
+            cost += self._chain_cost(kernel, chain, batch)
+        return cost
+
+    def _chain_cost(self, kernel: Kernel, chain: list[Node], batch: int) -> Cost:
+        product, threads = chain[0], kernel.threads
+        left = product.operands[0].type.bind(batch)
+        depth = left[0 if product.attrs["transpose_a"] else 1]
+        n, m = product.result.type.bind(batch)
+        if not product.result.type.batched:
+            n, m = m, n
+        if _by_columns(kernel, product):
+            n = -(-n // threads)
+        else:
+            m = -(-m // threads)
+        work = gemm(m, depth, n)
+        for node in chain[1:]:
+            work += passes(m * n, 2, 2 if node.op in ("apply_mask", "relu_grad") else 1)
+        return replace(work, flops=work.flops * threads, local=work.local * threads)
 
     def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
         """None but the decisions of a relu_grad: the result is the workspace."""
         gate = kernel.find("relu_grad")
         if gate is None:
             return ()
-        rows = -(-gate.result.type.inner[0] // kernel.threads)
-        return (Scratch("won", DType.BOOL, (rows, kernel.integer("batch"))),)
+        rows, batch = gate.result.type.inner[0], kernel.integer("batch")
+        if kernel.schedule["algorithm"] == "gemm_columns":
+            batch = -(-batch // kernel.threads)
+        else:
+            rows = -(-rows // kernel.threads)
+        return (Scratch("won", DType.BOOL, (rows, batch)),)
 
     def _chains(self, kernel: Kernel) -> list[list[Node]]:
         """Each product with what follows it, in order; checks that nothing else is."""
@@ -74,22 +110,30 @@ class Dense(Emitter):
         rows = result.shape[1] if result.batched else result.shape[0]
         if result.batched:
             left, right = _turned(right), _turned(left)
-        w(f"rows = slice(*share({rows}, t))")
-        w(f"a = {left}[rows]", f"b = {right}")
-        names = self._bind_results(w, kernel, chain)
+        if _by_columns(kernel, product):
+            part = "[:, columns]"
+            w("columns = slice(*share(n, t))")
+            w(f"a = {left}", f"b = {right}{part}")
+        else:
+            part = "[rows]"
+            w(f"rows = slice(*share({rows}, t))")
+            w(f"a = {left}{part}", f"b = {right}")
+        names = self._bind_results(w, kernel, chain, part)
         lines = [f"matmul(a, b, out={names[0]})"]
         for i, node in enumerate(chain[1:], 1):
-            lines += self._follow(w, kernel, node, names[i - 1], names[i])
+            lines += self._follow(w, kernel, node, names[i - 1], names[i], part)
         bias = self._bias_gradient(kernel, product)
         if bias is not None:
             dy = kernel.dims(bias.operands[0])
-            w(f"part = slice(*share({dy[0]}, t))")
-            w(f"db = {kernel.mem(bias.result)}[part]")
-            lines.append("np.add.reduce(b.T[part], axis=1, out=db)")
+            w(f"mine = slice(*share({dy[0]}, t))")
+            w(f"db = {kernel.mem(bias.result)}[mine]")
+            lines.append("np.add.reduce(b.T[mine], axis=1, out=db)")
         w.steps(*lines)
 
-    def _bind_results(self, w: Writer, kernel: Kernel, chain: list[Node]) -> list[str]:
-        """Bind the memory of every result; the name of what each op writes.
+    def _bind_results(
+        self, w: Writer, kernel: Kernel, chain: list[Node], part: str
+    ) -> list[str]:
+        """Bind the worker's part of every result; the name of what each op writes.
 
         An op writes its own memory, or that of the next value which has some.
         """
@@ -98,27 +142,34 @@ class Dense(Emitter):
             if kernel.outer(node.result) is not None:
                 current = {"matmul": "z", "apply_mask": "masked"}.get(node.op, node.op)
                 current = "y" if node is chain[-1] else current
-                w(f"{current} = {kernel.mem(node.result)}[rows]")
+                w(f"{current} = {kernel.mem(node.result)}{part}")
             names.append(current)
         return names[::-1]
 
     def _follow(
-        self, w: Writer, kernel: Kernel, node: Node, source: str, target: str
+        self,
+        w: Writer,
+        kernel: Kernel,
+        node: Node,
+        source: str,
+        target: str,
+        part: str,
     ) -> list[str]:
         if node.op == "bias_add":
-            w(f"bias = {kernel.mem(node.operands[1])}[rows, None]")
+            own = "[rows, None]" if part == "[rows]" else "[:, None]"
+            w(f"bias = {kernel.mem(node.operands[1])}{own}")
             return [f"add({source}, bias, out={target})"]
         if node.op == "relu":
             return [f"maximum({source}, ZERO, out={target})"]
         if node.op == "apply_mask":
-            w(f"mask = {kernel.mem(node.operands[1])}[rows]")
+            w(f"mask = {kernel.mem(node.operands[1])}{part}")
             scale = scalar(node.attrs["scale"], node.result.type.dtype)
             return [
                 f"multiply({source}, mask, out={target})",
                 f"multiply({target}, {scale}, out={target})",
             ]
-        w(f"active = {kernel.mem(node.operands[0])}[rows]")
-        w(f"won = {kernel.private('won', 'len(active)', 'n')}")
+        w(f"active = {kernel.mem(node.operands[0])}{part}")
+        w(f"won = {kernel.private('won', '*active.shape')}")
         return [
             "greater(active, ZERO, out=won)",
             f"multiply({source}, won, out={target})",
@@ -129,6 +180,12 @@ class Dense(Emitter):
         return (
             source + ".T" if transpose != stored_turned(kernel.type(value)) else source
         )
+
+
+def _by_columns(kernel: Kernel, product: Node) -> bool:
+    """Whether workers share the columns of the product, which are the batch."""
+    by_columns = kernel.schedule["algorithm"] == "gemm_columns"
+    return by_columns and product.result.type.batched
 
 
 def _turned(source: str) -> str:
