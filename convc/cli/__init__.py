@@ -8,8 +8,10 @@ Ctrl-C.
 from convc.cli.explain import explain, plan
 from convc.cli.group import CommandGroup
 from convc.cli.look import compile_command, summary
+from convc.cli.report import report
 from convc.cli.run import run
 from convc.cli.show import show
+from convc.cli.tune import tune
 from convc.cli.use import evaluate, predict, train
 
 main = CommandGroup(
@@ -28,7 +30,9 @@ for command in (
     show,
     explain,
     plan,
+    report,
     compile_command,
     run,
+    tune,
 ):
     main.add_command(command)

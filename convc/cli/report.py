@@ -1,0 +1,98 @@
+"""``convc report``: one page that shows a compiled program."""
+
+from __future__ import annotations
+
+import inspect
+import secrets
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import click
+
+from convc.cli.group import (
+    compile_options,
+    input_option,
+    load_model,
+    model_argument,
+    step_named,
+    step_option,
+)
+from convc.ir.errors import CompileError
+
+if TYPE_CHECKING:
+    from convc.model import Model
+
+
+@click.command()
+@model_argument
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The page to write.",
+)
+@step_option
+@click.option(
+    "--measure/--no-measure",
+    default=True,
+    show_default=True,
+    help="Run the program, to time its kernels and this machine.",
+)
+@compile_options
+@input_option
+def report(
+    model: str,
+    output: Path,
+    step: str,
+    measure: bool,
+    backend: str,
+    batch: int,
+    threads: int | None,
+    input_type: str,
+) -> None:
+    """Write one page that shows what the compiler made of a model.
+
+    The page is for a browser and needs nothing else: the graph before and after each
+    pass, the user's lines beside the generated code, memory over time, and the speed
+    of each kernel under the machine's roofline.
+    """
+    from convc.plan_table import kernel_times
+    from convc.report.data import Facts, record
+    from convc.report.render import render
+    from convc.roofline import machine_peaks
+
+    loaded = load_model(model, input_type)
+    start = perf_counter()
+    program = step_named(loaded, step).compile(backend, batch, threads)
+    facts = Facts(
+        step,
+        perf_counter() - start,
+        kernel_times(program) if measure else {},
+        machine_peaks(program.threads) if measure else None,
+        _file(loaded),
+    )
+    page = render(record(program, facts))
+    _write(output, page)
+    kernels, stages = len(program.kernels), len(program.stages)
+    size = f"{len(page) / 1000:.0f} kB"
+    click.echo(f"{output}: {size}, {stages} stages, {kernels} kernels")
+
+
+def _file(model: Model) -> Path | None:
+    """Where the network was written."""
+    code = getattr(inspect.unwrap(model.network), "__code__", None)
+    return Path(code.co_filename) if code else None
+
+
+def _write(path: Path, text: str) -> None:
+    """Put a file in its place, whole; CompileError if it cannot be written."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="\n")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise CompileError(f"{path}: cannot be written: {error}") from error

@@ -1,0 +1,1 @@
+"""One page that shows a compiled program: its stages, code, memory and speed."""
