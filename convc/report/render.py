@@ -53,10 +53,14 @@ def embedded(record: Record) -> str:
 
 def _policy(style: str, script: str) -> str:
     """Only this style and this script, and nothing from anywhere else."""
-    return (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'"
+    rules = (
+        "default-src 'none'",
+        f"style-src '{_hash(style)}'",
+        f"script-src '{_hash(script)}'",
+        "base-uri 'none'",
+        "form-action 'none'",
     )
+    return "; ".join(rules)
 
 
 def _hash(text: str) -> str:
