@@ -80,6 +80,14 @@ def options(
 
 model_argument = click.argument("model")
 
+
+def _use_lockfile(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
+    if path is not None:
+        from convc.lockfile import using
+
+        ctx.with_resource(using(path))
+
+
 compile_options = options(
     click.option("--backend", default="numpy", show_default=True, help="What runs it."),
     click.option(
@@ -90,8 +98,16 @@ compile_options = options(
         help="Images at a time.",
     ),
     click.option("--threads", type=COUNT, help="Threads to use. [default: every core]"),
+    click.option(
+        "--lockfile",
+        metavar="FILE",
+        type=click.Path(dir_okay=False),
+        expose_value=False,
+        callback=_use_lockfile,
+        help="Measured schedules. [default: CONVC_LOCKFILE, ./convc.lock if there]",
+    ),
 )
-"""--backend, --batch and --threads."""
+"""--backend, --batch, --threads, and --lockfile, which is in force while they run."""
 
 input_option = click.option(
     "--input",

@@ -1,0 +1,183 @@
+"""``convc tune``: measures the best schedules and writes down the fastest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from convc.cli.group import (
+    COUNT,
+    compile_options,
+    input_option,
+    load_model,
+    model_argument,
+    options,
+    print_table,
+    step_named,
+    step_option,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.table import Table
+
+    from convc.lockfile import Tuned
+    from convc.tuning import Outcome, Task, Trial
+
+_tune_options = options(
+    click.option(
+        "--top",
+        type=COUNT,
+        default=6,
+        show_default=True,
+        help="Schedules to try for each kernel: the best predicted ones, and the best "
+        "of each algorithm.",
+    ),
+    click.option(
+        "--rounds",
+        type=COUNT,
+        default=7,
+        show_default=True,
+        help="How often they take turns.",
+    ),
+    click.option("--again", is_flag=True, help="Measure anew what is in the lockfile."),
+)
+
+
+@click.command()
+@model_argument
+@step_option
+@_tune_options
+@compile_options
+@input_option
+def tune(
+    model: str,
+    step: str,
+    top: int,
+    rounds: int,
+    again: bool,
+    backend: str,
+    batch: int,
+    threads: int | None,
+    input_type: str,
+) -> None:
+    """Measure MODEL's kernels, keep the fastest schedules in the lockfile.
+
+    A schedule wins only if its results agree with the interpreter. Commands that
+    compile read the lockfile: --lockfile, else CONVC_LOCKFILE, else ./convc.lock.
+    """
+    from convc.lockfile import NAME, lockfile_path, read_lockfile, update_lockfile
+    from convc.tuning import tasks_of
+
+    path = lockfile_path() or Path(NAME)
+    known = read_lockfile(path) if path.exists() and not again else {}
+    chosen = step_named(load_model(model, input_type), step)
+    tasks, single = tasks_of(chosen, backend, batch, threads)
+    done: list[Outcome] = []
+    try:
+        for outcome in _outcomes(tasks, known, top, rounds):
+            done.append(outcome)
+            if not outcome.known and outcome.entry is not None:
+                update_lockfile(path, [outcome.entry], replacing=again)
+    except KeyboardInterrupt:
+        _report(done, single, path)
+        left = len(tasks) - len(done)
+        raise KeyboardInterrupt(
+            f"interrupted; {left} of {len(tasks)} kernels were not measured"
+        ) from None
+    _report(done, single, path)
+
+
+def _outcomes(
+    tasks: list[Task], known: Tuned, top: int, rounds: int
+) -> Iterator[Outcome]:
+    """Tune one kernel after the other, below a bar if stderr is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from convc import tuning
+
+    console = Console(stderr=True)
+    with Progress(
+        console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        line = bar.add_task("", total=len(tasks))
+        for task in tasks:
+            bar.update(line, description=task.name)
+            found = tuning.recalled(task, known.get(task.key), top, rounds)
+            yield found or tuning.tune(task, top, rounds)
+            bar.advance(line)
+
+
+def _report(outcomes: list[Outcome], single: int, path: Path) -> None:
+    """What was measured as a table, and what it says of the cost model."""
+    if outcomes:
+        print_table(_table(outcomes))
+    ratios = [o.ratio for o in outcomes if o.ratio is not None]
+    known = sum(o.known for o in outcomes)
+    wrong = [o for o in outcomes for t in o.trials if t.fault]
+    click.echo(
+        f"{len(outcomes) - known} kernels measured, {known} known from {path}, "
+        f"{single} with one schedule only"
+    )
+    if ratios:
+        best = sum(ratio == 1 for ratio in ratios)
+        click.echo(
+            f"the cost model's choice is the fastest of {best} of {len(ratios)} "
+            f"kernels, at worst {max(ratios):.2f} times the fastest"
+        )
+    if wrong:
+        click.echo(
+            f"{len(wrong)} schedules gave wrong results and cannot win; please report"
+        )
+
+
+def _table(outcomes: list[Outcome]) -> Table:
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("kernel")
+    table.add_column("schedule")
+    table.add_column("predicted", justify="right")
+    table.add_column("measured", justify="right")
+    table.add_column("")
+    for outcome in outcomes:
+        for number, trial in enumerate(outcome.trials):
+            name = "" if number else _name(outcome.task)
+            predicted = _milliseconds(trial.candidate.cost.seconds)
+            measured = "" if trial.seconds is None else _milliseconds(trial.seconds)
+            remark = _remark(outcome, trial)
+            table.add_row(
+                *(name, _schedule(trial), predicted, measured, remark),
+                style="bold" if trial is outcome.winner else "",
+                end_section=trial is outcome.trials[-1],
+            )
+    return table
+
+
+def _name(task: Task) -> str:
+    return task.name if task.count == 1 else f"{task.name} (×{task.count})"
+
+
+def _schedule(trial: Trial) -> str:
+    schedule = dict(trial.candidate.schedule)
+    algorithm = str(schedule.pop("algorithm", ""))
+    return " ".join([algorithm, *(f"{k}={v}" for k, v in schedule.items())])
+
+
+def _remark(outcome: Outcome, trial: Trial) -> str:
+    if trial.fault:
+        return f"wrong: {trial.fault}"
+    marks = []
+    if trial is outcome.winner:
+        marks.append("fastest")
+    if trial is outcome.trials[0]:
+        marks.append("cost model's choice")
+    return ", ".join(marks)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3f} ms"

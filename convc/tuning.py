@@ -1,0 +1,279 @@
+"""Measures the schedules that the cost model likes best; the fastest right one wins.
+
+A kernel is tuned alone, as a program whose inputs and parameters are its operands. A
+schedule may only win after its results agreed with the interpreter: within the bounds
+of ``ir.rounding`` on a few images, of whole numbers and of real ones, and on a whole
+batch of whole numbers, where tiles meet. Then the right ones take turns, so that
+whatever else the machine does hits all alike.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+import numpy as np
+
+from convc.backends import backend_named
+from convc.backends.base import Candidate
+from convc.ir.errors import ConvcError
+from convc.ir.graph import Graph, Node
+from convc.ir.interpreter import Result, interpret
+from convc.ir.ops.base import Array
+from convc.ir.rounding import Bounds, bounded
+from convc.lockfile import Entry, Key, Measured, key_of
+from convc.passes.lower import CHOOSE_SCHEDULE
+from convc.passes.manager import Context, Pass, run_passes
+from convc.passes.samples import BATCH, State, fewest_classes, sample
+from convc.pipeline import Step, default_threads
+from convc.program import Program
+
+_TURN_SECONDS = 0.01
+"""How long a candidate's turn should last at least, so that the clock can tell."""
+_BROKEN = (ConvcError, ValueError, TypeError, LookupError, MemoryError)
+"""What emitted code that is wrong may raise."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kernel to tune, as often as a program has it.
+
+    ``graph`` holds it alone, without a schedule; ``passes`` lead from there to a
+    planned graph; ``candidates`` are all there are, best prediction first.
+    """
+
+    graph: Graph
+    key: Key
+    candidates: tuple[Candidate, ...]
+    context: Context
+    passes: tuple[Pass, ...]
+    count: int = 1
+
+    @property
+    def kernel(self) -> Node:
+        """The kernel's node."""
+        return self.graph.nodes[0]
+
+    @property
+    def name(self) -> str:
+        """The kernel's name."""
+        return str(self.kernel.attrs["name"])
+
+    def best(self, top: int) -> tuple[Candidate, ...]:
+        """The ``top`` best predicted candidates, and the best of each algorithm."""
+        chosen, seen = [], set()
+        for rank, candidate in enumerate(self.candidates):
+            algorithm = candidate.schedule.get("algorithm")
+            if rank < top or algorithm not in seen:
+                chosen.append(candidate)
+            seen.add(algorithm)
+        return tuple(chosen)
+
+    def program(self, candidate: Candidate) -> Program:
+        """The kernel alone, with that schedule."""
+        node = replace(self.kernel, schedule=candidate.schedule)
+        stages = run_passes(
+            replace(self.graph, nodes=(node,)), self.passes, self.context
+        )
+        return Program(tuple(stages), self.context.backend)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of a candidate: its median seconds, or what is wrong with it."""
+
+    candidate: Candidate
+    seconds: float | None
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The trials of a kernel, best prediction first; ``known`` from the lockfile."""
+
+    task: Task
+    trials: tuple[Trial, ...]
+    rounds: int
+    known: bool = False
+
+    @property
+    def winner(self) -> Trial | None:
+        """The fastest trial that was right, None if none was."""
+        right = [t for t in self.trials if t.seconds is not None]
+        return min(right, key=lambda t: t.seconds or 0.0, default=None)
+
+    @property
+    def ratio(self) -> float | None:
+        """The measured time of the cost model's choice in units of the fastest."""
+        winner, chosen = self.winner, self.trials[0].seconds
+        if winner is None or winner.seconds is None or chosen is None:
+            return None
+        return chosen / winner.seconds
+
+    @property
+    def entry(self) -> Entry | None:
+        """What the lockfile shall say, None if no schedule was right."""
+        measured = [
+            Measured(t.candidate.schedule, t.seconds)
+            for t in self.trials
+            if t.seconds is not None
+        ]
+        fastest_first = tuple(sorted(measured, key=lambda m: m.seconds))
+        return Entry(self.task.key, self.rounds, fastest_first) if measured else None
+
+
+def tasks_of(
+    step: Step, backend: str, batch: int, threads: int | None
+) -> tuple[list[Task], int]:
+    """The kernels of a step that leave a choice, and how many leave none.
+
+    Kernels that mean the same on the same shapes are one task.
+    """
+    context = Context(backend_named(backend), batch, threads or default_threads())
+    at = step.passes.index(CHOOSE_SCHEDULE)
+    graph = run_passes(step.graph, step.passes[:at], context)[-1].graph
+    target = context.backend.target(context.threads)
+    tasks: dict[Key, Task] = {}
+    single = 0
+    for node in (n for n in graph.nodes if n.region is not None):
+        key = key_of(node, batch, target)
+        if key in tasks:
+            tasks[key] = replace(tasks[key], count=tasks[key].count + 1)
+            continue
+        found = context.backend.candidates(node, batch, context.threads)
+        if len(found) > 1:
+            made = alone(graph, node)
+            tasks[key] = Task(made, key, found, context, step.passes[at:])
+        single += len(found) == 1
+    return list(tasks.values()), single
+
+
+def alone(graph: Graph, node: Node) -> Graph:
+    """One kernel of a graph as a graph of its own.
+
+    What it reads are inputs, but for the graph's parameters; what it updates it
+    updates, its other results are outputs.
+    """
+    updates = tuple((p, v) for p, v in graph.updates if v in node.results)
+    updated = {v.name for _, v in updates}
+    held = {v.name for v in node.operands} | {p.name for p, _ in updates}
+    parameters = [p for p in graph.parameters if p.value.name in held]
+    known = {p.value.name for p in parameters}
+    return Graph(
+        str(node.attrs["name"]),
+        tuple(v for v in dict.fromkeys(node.operands) if v.name not in known),
+        tuple(replace(p, initializer="zeros", attrs={}) for p in parameters),
+        (replace(node, schedule=None),),
+        tuple((v.name, v) for v in node.results if v.name not in updated),
+        updates,
+        "kernel",
+    )
+
+
+def recalled(task: Task, entry: Entry | None, top: int, rounds: int) -> Outcome | None:
+    """What the lockfile knows of a task, None if that is less than was asked for."""
+    if entry is None or entry.rounds < rounds:
+        return None
+    trials = tuple(Trial(c, entry.seconds(c.schedule)) for c in task.best(top))
+    if any(t.seconds is None for t in trials):
+        return None
+    return Outcome(task, trials, entry.rounds, known=True)
+
+
+def tune(task: Task, top: int, rounds: int) -> Outcome:
+    """Verify the best candidates of a kernel, measure those that are right."""
+    candidates, tests = task.best(top), references(task)
+    programs: dict[int, Program] = {}
+    faults: dict[int, str] = {}
+    for number, candidate in enumerate(candidates):
+        try:
+            program = task.program(candidate)
+            found = [fault for test in tests for fault in test.faults(program)]
+        except _BROKEN as error:
+            found = [f"{type(error).__name__}: {error}"]
+        if found:
+            faults[number] = found[0]
+        else:
+            programs[number] = program
+    medians = measure([*programs.values()], task.kernel.name, rounds)
+    seconds = dict(zip(programs, medians, strict=True))
+    trials = (
+        Trial(c, seconds.get(i), faults.get(i, "")) for i, c in enumerate(candidates)
+    )
+    return Outcome(task, tuple(trials), rounds)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Data for a kernel, and what the interpreter makes of it."""
+
+    inputs: State
+    parameters: State
+    bounds: Bounds
+
+    def faults(self, program: Program) -> list[str]:
+        """How the program's results differ by more than rounding may."""
+        program.load(self.parameters)
+        with np.errstate(all="ignore"):
+            outputs = program(**self.inputs)
+        return self.bounds.faults(Result(outputs, program.state()))
+
+
+def references(task: Task) -> list[Reference]:
+    """A batch of whole numbers, and a few images of whole and of real numbers.
+
+    The batch comes first: what it leaves in a program's memory the others must not see.
+    """
+    batch = task.context.batch
+    few = min(BATCH, batch)
+    small = [_reference(task.graph, few, whole) for whole in (True, False)]
+    if batch == few:
+        return small
+    exact = not any(
+        bound.any()
+        for bounds in (small[0].bounds.output_bounds, small[0].bounds.update_bounds)
+        for bound in bounds.values()
+    )
+    return [_reference(task.graph, batch, True, exact), *small]
+
+
+def _reference(graph: Graph, batch: int, whole: bool, exact: bool = False) -> Reference:
+    """The interpreter's results within derived bounds, 0 where all is ``exact``."""
+    inputs, parameters = _data(graph, batch, whole)
+    if not exact:
+        return Reference(inputs, parameters, bounded(graph, inputs, parameters))
+    result = interpret(graph, inputs, parameters, float64=True)
+    outputs, updates = result.outputs, result.updates
+    bounds = Bounds(outputs, updates, _zeros(outputs), _zeros(updates))
+    return Reference(inputs, parameters, bounds)
+
+
+def _zeros(arrays: Mapping[str, Array]) -> State:
+    return {name: np.zeros(array.shape) for name, array in arrays.items()}
+
+
+def _data(graph: Graph, batch: int, whole: bool) -> tuple[State, State]:
+    """Inputs and parameters; real states are positive, as variances are."""
+    classes = fewest_classes(graph)
+    inputs = {v.name: sample(v, batch, classes, whole) for v in graph.inputs}
+    parameters = {}
+    for p in graph.parameters:
+        array = sample(p.value, batch, classes, whole)
+        positive = not whole and not p.trainable
+        parameters[p.value.name] = np.abs(array) if positive else array
+    return inputs, parameters
+
+
+def measure(programs: Sequence[Program], node: str, rounds: int) -> list[float]:
+    """The median seconds of each program's kernel; the programs take turns."""
+    for program in programs:
+        inputs, parameters = _data(program.graph, program.batch, whole=False)
+        program.load(parameters)
+        for name, array in inputs.items():
+            program.input(name)[...] = array
+    warm = [p.time_kernels(1)[node] for p in programs]
+    turns = [max(1, min(50, int(_TURN_SECONDS / s))) for s in warm]
+    seen: list[list[float]] = [[] for _ in programs]
+    for _ in range(rounds):
+        for program, turn, times in zip(programs, turns, seen, strict=True):
+            times.append(program.time_kernels(turn)[node])
+    return [median(times) for times in seen]
