@@ -3,7 +3,6 @@
 They hold strings, numbers and each other, so ``dataclasses.asdict`` makes them JSON.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from convc.ir.errors import ModelError
 from convc.ir.graph import Attrs, Graph, Loc, Node
 from convc.ir.printer import attr_text, node_lines, parameter_line
 from convc.passes.manager import Stage
-from convc.places import Place
+from convc.places import files_called
 from convc.plan_table import KernelRow, Plan, candidates_of, plan_table
 from convc.program import Program
 from convc.roofline import Peaks
@@ -172,17 +171,13 @@ def user_lines(row: Row, file: Path | None = None) -> Iterator[Line]:
 
 
 def _text(loc: Loc, first: Path | None) -> str:
-    """A line of ``first`` or of a loaded module, whichever a location means."""
-    loaded = (getattr(module, "__file__", None) for module in [*sys.modules.values()])
-    for path in (first, *(Path(name) for name in loaded if name)):
-        if path is None or path.name != Path(loc.file).name:
+    for path in files_called(loc.file, first):
+        try:
+            rows = path.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
             continue
-        if Place(str(path.absolute()), loc.line).short == loc.file:
-            try:
-                rows = path.read_text("utf-8").splitlines()
-            except (OSError, UnicodeDecodeError):
-                return ""
-            return rows[loc.line - 1].strip() if loc.line <= len(rows) else ""
+        if loc.line <= len(rows):
+            return rows[loc.line - 1].strip()
     return ""
 
 

@@ -1,9 +1,12 @@
 """Where in the user's code something happens, for locations and error messages."""
 
 import inspect
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import Any
 
 from convc.ir.errors import ModelError
 
@@ -34,6 +37,27 @@ def place_of(code: CodeType, line: int) -> Place:
     """The place of a line of ``code``; what was typed in has a name like <stdin>."""
     file = code.co_filename
     return Place(file if file.startswith("<") else str(Path(file).absolute()), line)
+
+
+def file_of(function: Callable[..., Any]) -> Path | None:
+    """Where a function was written; None for what is no Python function."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return Path(code.co_filename) if code else None
+
+
+def files_called(name: str, first: Path | None = None) -> Iterator[Path]:
+    """The Python files that a location calls ``name``, the likeliest first.
+
+    Only files that were run are looked at: ``first`` and those of loaded modules.
+    """
+    modules = list(sys.modules.values())  # to ask one may load another
+    loaded = [getattr(module, "__file__", None) for module in modules]
+    paths = [first, *(Path(file) for file in reversed(loaded) if file)]
+    for path in paths:
+        if path and path.suffix == ".py" and path.name == Path(name).name:
+            full = path.absolute()
+            if Place(str(full), 1).short == name:
+                yield full
 
 
 def here(until: CodeType | None = None) -> Place | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -22,7 +20,6 @@ from convc.cli.group import (
 )
 
 if TYPE_CHECKING:
-    from convc.model import Model
     from convc.pipeline import Step
 
 
@@ -58,6 +55,7 @@ def explain(
     from convc.cli.explanation import explanation_text
     from convc.explain import explain as explain_layer
     from convc.explain import known_layer
+    from convc.places import file_of
     from convc.plan_table import kernel_times
     from convc.roofline import machine_peaks
 
@@ -70,7 +68,7 @@ def explain(
     program = chosen.compile(backend=backend, batch=batch, threads=threads)
     times = kernel_times(program) if measure else None
     peaks = machine_peaks(program.threads) if measure else None
-    found = explain_layer(program, layer, _file(loaded), times, peaks)
+    found = explain_layer(program, layer, file_of(loaded.network), times, peaks)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=1, ensure_ascii=False))
     else:
@@ -129,9 +127,3 @@ def _list_layers(step: Step) -> None:
     for row in rows:
         lines = ", ".join(f"{line.file}:{line.line}" for line in user_lines(row))
         click.echo(f"{row.layer:<{width}}  {row.kind:<12}  {lines}".rstrip())
-
-
-def _file(model: Model) -> Path | None:
-    """Where the network was written."""
-    code = getattr(inspect.unwrap(model.network), "__code__", None)
-    return Path(code.co_filename) if code else None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import secrets
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import click
 
@@ -19,9 +17,6 @@ from convc.cli.group import (
     step_option,
 )
 from convc.ir.errors import CompileError
-
-if TYPE_CHECKING:
-    from convc.model import Model
 
 
 @click.command()
@@ -59,6 +54,7 @@ def report(
     pass, the user's lines beside the generated code, memory over time, and the speed
     of each kernel under the machine's roofline.
     """
+    from convc.places import file_of
     from convc.plan_table import kernel_times
     from convc.report.data import Facts, record
     from convc.report.render import render
@@ -72,19 +68,13 @@ def report(
         perf_counter() - start,
         kernel_times(program) if measure else {},
         machine_peaks(program.threads) if measure else None,
-        _file(loaded),
+        file_of(loaded.network),
     )
     page = render(record(program, facts))
     _write(output, page)
     kernels, stages = len(program.kernels), len(program.stages)
     size = f"{len(page) / 1000:.0f} kB"
     click.echo(f"{output}: {size}, {stages} stages, {kernels} kernels")
-
-
-def _file(model: Model) -> Path | None:
-    """Where the network was written."""
-    code = getattr(inspect.unwrap(model.network), "__code__", None)
-    return Path(code.co_filename) if code else None
 
 
 def _write(path: Path, text: str) -> None:

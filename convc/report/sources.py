@@ -1,11 +1,10 @@
 """The user's lines that a program comes from, read for people who look at it."""
 
 import ast
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from convc.places import Place
+from convc.places import files_called
 
 Excerpt = list[tuple[int, str]]
 """Lines with their numbers from 1; a gap in the numbers is a gap in the text."""
@@ -26,7 +25,7 @@ def excerpts(
 
 
 def _excerpt(file: str, lines: set[int], first: Path | None) -> Excerpt:
-    for path in _candidates(file, first):
+    for path in files_called(file, first):
         try:
             text = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError):
@@ -36,17 +35,6 @@ def _excerpt(file: str, lines: set[int], first: Path | None) -> Excerpt:
             shown = sorted(_around(text, lines) & set(range(1, len(rows) + 1)))
             return [(number, rows[number - 1]) for number in shown]
     return []
-
-
-def _candidates(file: str, first: Path | None) -> Iterator[Path]:
-    """Python files that locations call ``file``, the likeliest first."""
-    loaded = [getattr(module, "__file__", None) for module in sys.modules.values()]
-    paths = [first, *(Path(name) for name in reversed(loaded) if name)]
-    for path in paths:
-        if path and path.suffix == ".py" and path.name == Path(file).name:
-            full = path.absolute()
-            if Place(str(full), 1).short == file:
-                yield full
 
 
 def _around(text: str, lines: set[int]) -> set[int]:

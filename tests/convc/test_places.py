@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from convc.networks import strided
-from convc.places import Place, here, mistake
+from convc.places import Place, file_of, files_called, here, mistake
 from convc.tracing import Tensor, trace, variable_scope
 
 
@@ -77,3 +77,26 @@ def test_a_program_called_convc_is_not_the_users_code(tmp_path: Path) -> None:
     model = runpy.run_path(str(tmp_path / "model"), run_name="__main__")
     assert program["found"].file == __file__
     assert model["found"] == Place(str(tmp_path / "model"), 2)
+
+
+def test_a_function_knows_its_file_through_its_wrappers() -> None:
+    @functools.wraps(strided)
+    def wrapped(image: Tensor) -> Tensor:
+        return strided(image)
+
+    assert file_of(wrapped) == Path(inspect.getfile(strided))
+    assert file_of(len) is None
+
+
+def test_a_file_is_found_among_those_that_were_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "never_run.py").write_text("")
+    assert list(files_called("never_run.py")) == []
+    assert list(files_called("never_run.py", Path("/elsewhere/never_run.py"))) == [
+        Path("/elsewhere/never_run.py")
+    ]
+    short = Place(inspect.getfile(strided), 1).short
+    assert list(files_called(short)) == [Path(inspect.getfile(strided))]
+    assert list(files_called("secrets.txt", tmp_path / "secrets.txt")) == []
