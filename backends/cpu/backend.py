@@ -58,6 +58,7 @@ class NumpyBackend:
             )
         for key in set(wanted) - {"algorithm"}:
             bound.integer(key)
+        emitter_for(bound).check(bound)
 
     def scratch(self, kernel: Node, threads: int) -> tuple[Scratch, ...]:
         """The scratch each worker needs."""

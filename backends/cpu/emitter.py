@@ -19,6 +19,10 @@ class Emitter(ABC):
     def schedules(self, kernel: Kernel, batch: int) -> list[Attrs]:
         """Every schedule it can run the kernel with, each worth trying."""
 
+    def check(self, kernel: Kernel) -> None:
+        """CompileError when it cannot run the kernel with the numbers scheduled."""
+        return
+
     def cost(self, kernel: Kernel, batch: int) -> Cost:
         """The predicted cost of a scheduled kernel."""
         return streamed(kernel, batch)
