@@ -345,7 +345,7 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
     for unit, step in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= 0.1 * step:
+        if seconds >= 0.9995 * step:
             return f"{digits(seconds / step)} {unit}"
     return f"{digits(1e6 * seconds)} us"
 
