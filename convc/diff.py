@@ -16,7 +16,7 @@ from convc.ir.printer import attr_text
 from convc.matching import Item, Match, Ref, match
 
 KINDS = (
-    *("input", "parameter", "output", "update"),
+    *("stage", "input", "parameter", "output", "update"),
     *("fused", "unfused", "deleted", "added", "copied", "moved"),
     *("renamed", "attribute", "operand", "type", "layout", "schedule"),
     *("arena", "buffer"),
@@ -77,6 +77,8 @@ def _pairs(attrs: Attrs) -> str:
 
 
 def _declarations(before: Graph, after: Graph, found: Match) -> Iterator[Change]:
+    if before.stage != after.stage:
+        yield Change("stage", "graph", before.stage, after.stage)
     for change in _entries(
         Change("input", ""),
         {str(v): str(v.type) for v in before.inputs},

@@ -116,7 +116,9 @@ def _group(change: Change) -> str:
 
 def _section(kind: str, changes: list[Change]) -> Iterator[tuple[str, str]]:
     """The lines of one group with their styles."""
-    if kind == "fused":
+    if kind == "stage":
+        yield f"stage: {_sides(changes[0])}", "yellow"
+    elif kind == "fused":
         yield from _fused(changes)
     elif kind == "changed":
         yield "changed", "yellow"

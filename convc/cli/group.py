@@ -88,6 +88,16 @@ def _use_lockfile(ctx: click.Context, _: click.Parameter, path: str | None) -> N
         ctx.with_resource(using(path))
 
 
+lockfile_option = click.option(
+    "--lockfile",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    expose_value=False,
+    callback=_use_lockfile,
+    help="Measured schedules. [default: CONVC_LOCKFILE, ./convc.lock if there]",
+)
+"""--lockfile, which is in force while the command runs."""
+
 compile_options = options(
     click.option("--backend", default="numpy", show_default=True, help="What runs it."),
     click.option(
@@ -98,14 +108,7 @@ compile_options = options(
         help="Images at a time.",
     ),
     click.option("--threads", type=COUNT, help="Threads to use. [default: every core]"),
-    click.option(
-        "--lockfile",
-        metavar="FILE",
-        type=click.Path(dir_okay=False),
-        expose_value=False,
-        callback=_use_lockfile,
-        help="Measured schedules. [default: CONVC_LOCKFILE, ./convc.lock if there]",
-    ),
+    lockfile_option,
 )
 """--backend, --batch, --threads, and --lockfile, which is in force while they run."""
 

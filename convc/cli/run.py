@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convc.cli.colour import ir_text, print_text
-from convc.cli.group import COUNT, STEPS
+from convc.cli.group import COUNT, STEPS, lockfile_option
 from convc.ir.errors import CompileError, RunError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ SHOWN = 8
 @click.option("--backend", default="numpy", show_default=True, help="What runs it.")
 @click.option("--batch", type=COUNT, help="[default: as planned or scheduled, or 128]")
 @click.option("--threads", type=COUNT, help="[default: as planned, or every core]")
+@lockfile_option
 def run(
     file: Path,
     after: str,
@@ -108,8 +109,12 @@ def run(
 
 
 def _settings(graph: Graph, file: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Backend, batch and threads; a planned stage has decided on the last two."""
+    """Backend, batch and threads; a planned stage has decided on the last two.
+
+    CompileError if they are not those, or a kernel cannot run as it is scheduled.
+    """
     from convc.backends import backend_named
+    from convc.pipeline import default_threads
     from convc.stage_file import batch_of, check_schedules
 
     plan = graph.arena
@@ -120,8 +125,11 @@ def _settings(graph: Graph, file: Path, settings: dict[str, Any]) -> dict[str, A
                     f"{file}: is planned for {name} {planned}, not {settings[name]}; "
                     "resume a stage in front of plan-memory"
                 )
-        check_schedules(graph, backend_named(settings["backend"]), plan.threads)
-    return {**settings, "batch": settings["batch"] or batch_of(graph) or 128}
+        settings["threads"] = plan.threads
+    threads = settings["threads"] or default_threads()
+    check_schedules(graph, backend_named(settings["backend"]), threads)
+    batch = settings["batch"] or batch_of(graph) or 128
+    return {**settings, "batch": batch, "threads": threads}
 
 
 def _text_behind(name: str, left: Step, settings: dict[str, Any], check: bool) -> str:

@@ -1,4 +1,4 @@
-"""summary, show and compile print and write what the compiler made."""
+"""summary and compile print and write what the compiler made."""
 
 import runpy
 from pathlib import Path
@@ -7,25 +7,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convc.cli import main
-from convc.ir.errors import CompileError
-from convc.ir.parser import parse
 from convc.model import Model
 from convc.networks import strided
-from convc.optimizers import Adam
-from convc.passes.manager import Pass
-from convc.pipeline import training
 
 
 def convc(*arguments: str | Path) -> Result:
     result = CliRunner().invoke(main, [str(a) for a in arguments], prog_name="convc")
     assert result.exit_code in (0, 1), result.output
     return result
-
-
-def stages(step: str = "training") -> dict[str, str]:
-    model = Model(strided)
-    chosen = model.training_step() if step == "training" else model.inference()
-    return {s.name: s.text for s in chosen.stages(batch=4, threads=1)}
 
 
 SMALL = ("--batch", "4", "--threads", "1")
@@ -50,49 +39,6 @@ def test_summary_of_a_users_file(tmp_path: Path) -> None:
         "    return cc.dense(cc.flatten(image), 10, name='out')\n"
     )
     assert "out (dense)" in convc("summary", f"{file}:net").stdout
-
-
-@pytest.mark.parametrize("step", ["training", "inference"])
-def test_show_prints_the_ir_behind_every_pass(step: str) -> None:
-    expected = stages(step)
-    names = list(expected)
-    for name in (names[0], names[2], names[-1]):
-        result = convc("show", "strided", "--step", step, "--after", name, *SMALL)
-        assert result.stdout == expected[name]
-
-
-def test_show_reaches_the_ir_in_front_of_a_pass_that_fails(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    expected = stages()
-
-    def fail(*_: object) -> None:
-        raise CompileError("out of order")
-
-    passes = training(Adam(0.001))
-    broken = (*passes[:3], Pass("broken", fail), *passes[3:])
-    monkeypatch.setattr("convc.model.training", lambda *_: broken)
-    shown = convc("show", "strided", "--after", passes[2].name, *SMALL)
-    assert shown.stdout == expected[passes[2].name]
-    assert "out of order" in convc("show", "strided", *SMALL).stderr
-
-
-def test_show_without_a_pass_prints_the_last_stage_and_it_parses() -> None:
-    shown = convc("show", "strided", *SMALL).stdout
-    assert shown == [*stages().values()][-1]
-    assert parse(shown).stage == "planned"
-
-
-def test_show_lists_the_passes_in_order() -> None:
-    lines = convc("show", "strided", "--list", *SMALL).stdout.splitlines()
-    names = [line.split()[0] for line in lines if not line.startswith(" ")]
-    assert names == list(stages())
-
-
-def test_show_of_an_unknown_pass_names_those_there_are() -> None:
-    result = convc("show", "strided", "--after", "magic", *SMALL)
-    assert result.exit_code == 1
-    assert "no pass is called 'magic'; the passes are trace, canon" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["show", "compile"])
