@@ -133,6 +133,8 @@ def _report(outcomes: list[Outcome], single: int, path: Path) -> None:
         click.echo(
             f"{len(wrong)} schedules gave wrong results and cannot win; please report"
         )
+    if any(o.entry is not None and not o.known for o in outcomes):
+        click.echo(f"written: {path}")
 
 
 def _table(outcomes: list[Outcome]) -> Table:
