@@ -23,6 +23,7 @@ from convc.passes.inference import EVALUATE_ONLY
 from convc.passes.lower import CHOOSE_LAYOUT, CHOOSE_SCHEDULE, FORM_KERNELS
 from convc.passes.manager import Context, Pass, Stage, Trail, run_passes
 from convc.passes.plan_memory import PLAN_MEMORY
+from convc.passes.recompute import RECOMPUTE
 from convc.program import Program
 
 LOWERING = (
@@ -36,6 +37,7 @@ LOWERING = (
     FORM_KERNELS,  # after all fusions: what is left stands alone
     CHOOSE_LAYOUT,  # on kernels: inputs are copied once, not per op
     CHOOSE_SCHEDULE,  # after the layout, which decides what a tile is
+    RECOMPUTE,  # after the schedules, whose scratch decides where the peak is
     PLAN_MEMORY,  # last: schedules say how much scratch a kernel needs
 )
 INFERENCE = (
