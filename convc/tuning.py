@@ -28,6 +28,7 @@ from convc.program import Program
 
 _TURN_SECONDS = 0.01
 """How long a candidate's turn should last at least, so that the clock can tell."""
+_MOST_RUNS = 50
 
 
 @dataclass(frozen=True)
@@ -265,15 +266,23 @@ def _data(graph: Graph, batch: int, whole: bool) -> tuple[State, State]:
 
 def measure(programs: Sequence[Program], node: str, rounds: int) -> list[float]:
     """The median seconds of each program's kernel; the programs take turns."""
+    return [median(times) for times in turns(programs, node, rounds)]
+
+
+def turns(programs: Sequence[Program], node: str, rounds: int) -> list[list[float]]:
+    """For each program the median seconds of its kernel in every round, on real data.
+
+    A turn has as many runs as make it long enough for the clock.
+    """
     for program in programs:
         inputs, parameters = _data(program.graph, program.batch, whole=False)
         program.load(parameters)
         for name, array in inputs.items():
             program.input(name)[...] = array
     warm = [p.time_kernels(1)[node] for p in programs]
-    turns = [max(1, min(50, int(_TURN_SECONDS / s))) for s in warm]
+    runs = [max(1, min(_MOST_RUNS, int(_TURN_SECONDS / s))) for s in warm]
     seen: list[list[float]] = [[] for _ in programs]
     for _ in range(rounds):
-        for program, turn, times in zip(programs, turns, seen, strict=True):
-            times.append(program.time_kernels(turn)[node])
-    return [median(times) for times in seen]
+        for program, count, times in zip(programs, runs, seen, strict=True):
+            times.append(program.time_kernels(count)[node])
+    return seen
