@@ -1,4 +1,4 @@
-"""Emits a forward convolution with its bias, max-pool and ReLU as one tiled kernel."""
+"""Emits a forward convolution with what follows it as one tiled kernel."""
 
 from convc.backends.base import Cost, Scratch
 from convc.backends.cpu.conv_algorithm import ConvAlgorithm, over_tiles
@@ -15,7 +15,7 @@ ALGORITHMS: tuple[ConvAlgorithm, ...] = (Im2colRows(), ShiftedGemm(), PooledDire
 
 
 class ConvForward(Emitter):
-    """conv2d [+ bias_add] [+ max_pool2d [+ argmax]] [+ relu], by one of ALGORITHMS."""
+    """conv2d and its epilogue, see ``ConvPlan``, by one of ALGORITHMS."""
 
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""

@@ -7,6 +7,7 @@ of each pool window, or ``best`` where nothing is pooled. From there on they agr
 from dataclasses import dataclass
 
 from convc.backends.base import Cost, Scratch
+from convc.backends.cpu.activation import activate
 from convc.backends.cpu.conv_plan import ConvPlan
 from convc.backends.cpu.cost import passes
 from convc.backends.cpu.kernel import Kernel, Writer
@@ -48,17 +49,19 @@ def epilogue_scratch(plan: ConvPlan, dims: tuple[int, ...]) -> list[Scratch]:
 
 
 def emit_operands(w: Writer, kernel: Kernel, plan: ConvPlan, block: Block) -> None:
-    """Bind what every epilogue reads and writes: b, y and index."""
+    """Bind what every epilogue reads and writes: b, other, y and index."""
     if plan.bias:
         axes = "[:, None]" if block.by_pixel else "[:, None, None]"
         w(f"b = {kernel.mem(plan.bias.operands[1])}{axes}")
+    if plan.other:
+        w(f"other = {kernel.mem(plan.other)}")
     w(f"y = {kernel.mem(plan.last)}")
     if plan.argmax:
         w(f"index = {kernel.mem(plan.argmax.result)}")
 
 
 def emit_epilogue(w: Writer, kernel: Kernel, plan: ConvPlan, block: Block) -> None:
-    """Pool ``taps`` into ``best``, add the bias, and store with or without ReLU."""
+    """Pool ``taps`` into ``best``, add what is to be added, activate, and store."""
     if plan.pool:
         w(f"best = {kernel.private('best', *block.dims)}[:r]")
     if plan.argmax:
@@ -67,7 +70,8 @@ def emit_epilogue(w: Writer, kernel: Kernel, plan: ConvPlan, block: Block) -> No
         w.steps("pool_argmax(taps, best, which, won)")
     elif plan.pool:
         w.steps("pool(taps, best)")
-    if plan.bias and plan.relu:
+    more = plan.add or plan.activation
+    if plan.bias and more:
         w.steps("add(best, b, out=best)")
     best, which = "best", "which"
     if block.split > 1:
@@ -79,11 +83,14 @@ def emit_epilogue(w: Writer, kernel: Kernel, plan: ConvPlan, block: Block) -> No
     if plan.argmax:
         w(f"place = index{block.place}")
         w.steps(f"copyto(place, {which})")
-    if plan.relu:
-        w.steps(f"maximum({best}, ZERO, out=out)")
-    elif plan.bias:
+    if plan.add:
+        w(f"more = other{block.place}")
+        w.steps(f"add({best}, more, out={best if plan.activation else 'out'})")
+    if plan.activation:
+        w.steps(*activate(plan.activation, best, "out", work=best))
+    elif plan.bias and not more:
         w.steps(f"add({best}, b, out=out)")
-    elif not block.here:
+    elif not more and not block.here:
         w.steps(f"copyto(out, {best})")
     if block.split > 1:
         w.depth -= 1
@@ -99,6 +106,8 @@ def epilogue_cost(
         cost += passes(elements, 3, times * (taps - 1))
     if plan.argmax:
         cost += passes(elements, 2.5, times * (taps - 1) * 2)
-    if plan.bias and plan.relu:
+    if plan.bias and (plan.add or plan.activation):
         cost += passes(elements, 2, times)
+    if plan.add:
+        cost += passes(elements / split, 3, times * split)
     return cost

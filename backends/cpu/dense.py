@@ -3,18 +3,24 @@
 from dataclasses import replace
 
 from convc.backends.base import Cost, Scratch
+from convc.backends.cpu.activation import ACTIVATIONS, activate
 from convc.backends.cpu.cost import gemm, passes, traffic
 from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer, scalar
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.types import DType, TensorType
 
-EPILOGUE = {"bias_add": 0, "relu": 0, "apply_mask": 0, "relu_grad": 1}
+EPILOGUE = {
+    "bias_add": 0,
+    **dict.fromkeys(ACTIVATIONS, 0),
+    "apply_mask": 0,
+    "relu_grad": 1,
+}
 """Ops that may follow a product in its kernel, with the operand that is handed on."""
 
 
 class Dense(Emitter):
-    """Products, each matmul [+ bias_add] [+ relu] [+ apply_mask] [+ relu_grad].
+    """Products, each matmul [+ bias_add] [+ activation] [+ apply_mask] [+ relu_grad].
 
     A filter gradient matmul(x, dy) may bring the bias gradient reduce_sum(dy) along.
     Results are stored [features, batch] (filter gradients [in, out]). In `gemm_rows`
@@ -159,8 +165,8 @@ class Dense(Emitter):
             own = "[rows, None]" if part == "[rows]" else "[:, None]"
             w(f"bias = {kernel.mem(node.operands[1])}{own}")
             return [f"add({source}, bias, out={target})"]
-        if node.op == "relu":
-            return [f"maximum({source}, ZERO, out={target})"]
+        if node.op in ACTIVATIONS:
+            return activate(node, source, target, work=target)
         if node.op == "apply_mask":
             w(f"mask = {kernel.mem(node.operands[1])}{part}")
             scale = scalar(node.attrs["scale"], node.result.type.dtype)

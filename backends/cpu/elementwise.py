@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 
 from convc.backends.base import Scratch
+from convc.backends.cpu.activation import ACTIVATIONS, activate
 from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer, scalar, single
 from convc.ir.graph import Attrs, Node, Value
@@ -21,14 +22,8 @@ def _call(function: str, count: int) -> Lines:
     return lambda node: [f"{function}({names}, out=o)"]
 
 
-def _sigmoid(node: Node) -> list[str]:
-    half = scalar(0.5, node.result.type.dtype)
-    return [
-        f"multiply(x, {half}, out=o)",
-        "np.tanh(o, out=o)",
-        f"multiply(o, {half}, out=o)",
-        f"add(o, {half}, out=o)",
-    ]
+def _activation(node: Node) -> list[str]:
+    return activate(node, "x", "o", work="o")
 
 
 def _apply_mask(node: Node) -> list[str]:
@@ -59,9 +54,7 @@ LINES: dict[str, Lines] = {
     "log": _call("np.log", 1),
     "sqrt": _call("np.sqrt", 1),
     "cos": _call("np.cos", 1),
-    "tanh": _call("np.tanh", 1),
-    "sigmoid": _sigmoid,
-    "relu": lambda node: ["maximum(x, ZERO, out=o)"],
+    **dict.fromkeys(ACTIVATIONS, _activation),
     "relu_grad": lambda node: ["greater(x, ZERO, out=s)", "multiply(y, s, out=o)"],
     "bias_add": _call("add", 2),
     "cast": lambda node: ['copyto(o, x, casting="unsafe")'],

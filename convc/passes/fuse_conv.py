@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-from convc.ir.graph import Graph, Node
-from convc.passes.fusion import Chain, Follower, fuse_chain
+from convc.ir.graph import Graph, Node, Value
+from convc.passes.fusion import ACTIVATIONS, Chain, Follower, fuse_chain
 from convc.passes.manager import Context, Pass
-from convc.passes.outline import is_convex, outline
+from convc.passes.outline import is_convex, kernel_name, outline
 
 
-def _tiles_evenly(graph: Graph, node: Node) -> str | None:
+def _tiles_evenly(graph: Graph, node: Node, value: Value) -> str | None:
     window, strides = node.attrs["window"], node.attrs["strides"]
     if window != strides:
         return f"its windows overlap or leave gaps (window {window}, strides {strides})"
@@ -24,21 +24,38 @@ def _tiles_evenly(graph: Graph, node: Node) -> str | None:
     return None
 
 
+def _same_shape(graph: Graph, node: Node, value: Value) -> str | None:
+    other = node.operands[1 - node.operands.index(value)]
+    if other.type != value.type:
+        return f"its other operand is {other.type}, not {value.type}"
+    return None
+
+
 FUSE_CONV = Pass(
     "fuse-conv",
     fuse_chain(
         Chain(
             "conv2d",
             (
-                Follower("bias_add"),
-                Follower("max_pool2d", _tiles_evenly, ("max_pool2d_argmax",)),
-                Follower("relu"),
+                Follower(("bias_add",)),
+                Follower(("max_pool2d",), _tiles_evenly, ("max_pool2d_argmax",)),
+                Follower(("add",), _same_shape, operands=(0, 1)),
+                Follower(ACTIVATIONS),
             ),
+            never={
+                "batch_norm": "what is not folded into weights stands alone",
+                "avg_pool2d": "windows are pooled by their maximum only",
+            },
         )
     ),
     ("tensor", "fusing"),
     "fusing",
 )
+"""conv2d [+ bias_add] [+ max_pool2d] [+ add of a residual] [+ activation].
+
+The body keeps the order of the graph; a backend may add the bias after the pool, since
+max(a + c, b + c) = max(a, b) + c exactly: rounding is monotone.
+"""
 
 
 def fuse_conv_backward(graph: Graph, context: Context) -> Graph:
@@ -46,40 +63,68 @@ def fuse_conv_backward(graph: Graph, context: Context) -> Graph:
 
     Filter, input and bias gradients read one gradient dz. If nobody else reads it, dz
     need not exist in memory: a kernel makes it tile by tile. So too the gradient
-    before dz, when dz is the gradient of a max-pool or a ReLU.
+    before dz, when dz is the gradient of a max-pool or a ReLU. Where the filters are
+    frozen the input gradient does without theirs.
     """
     graph = replace(graph, stage="fusing")
-    for anchor in [n for n in graph.nodes if n.op == "conv2d_filter_grad"]:
-        names = _backward_group(graph, anchor, context)
-        if len(names) > 1 and is_convex(graph, names):
-            graph = outline(graph, names)
+    for op in ("conv2d_filter_grad", "conv2d_input_grad"):
+        for anchor in [n for n in graph.nodes if n.op == op]:
+            if anchor.name not in graph.producers():
+                continue  # it has joined the kernel of a filter gradient
+            names = _backward_group(graph, anchor, context)
+            if len(names) == 1:
+                continue
+            if is_convex(graph, names):
+                graph = outline(graph, names)
+            else:
+                reason = "a path leads from one gradient to another"
+                context.refuse(anchor, f"gradients stay apart: {reason}", _name(anchor))
     return graph
+
+
+def _name(anchor: Node) -> str:
+    return kernel_name([anchor])
 
 
 def _backward_group(graph: Graph, anchor: Node, context: Context) -> list[str]:
     users, producers, live = graph.users(), graph.producers(), graph.live_out()
-    dz = anchor.operands[1]
+    dz = _gradient_of(anchor)
     group = [anchor.name]
     for belongs in (_sums_bias, _is_input_gradient):
         found = [n.name for n in users[dz.name] if belongs(n, anchor)]
         group += found[:1]  # the rest are another convolution's
-    value = dz
+    value, reason = dz, None
     for op in ("max_pool2d_grad", "relu_grad"):
         node = producers.get(value.name)
         if node is None or node.op != op:
             continue
         outside = [u.op for u in users[value.name] if u.name not in group]
         if outside or value.name in live:
-            readers = ", ".join(outside) or "the outputs"
-            context.refuse(anchor, f"{op} stays outside: {readers} read it too")
-            break
-        reason = _tiles_evenly(graph, node) if op == "max_pool2d_grad" else None
+            reason = f"{', '.join(outside) or 'the outputs'} read it too"
+        elif op == "max_pool2d_grad":
+            reason = _tiles_evenly(graph, node, value)
         if reason is not None:
-            context.refuse(anchor, f"{op} stays outside: {reason}")
             break
         group.append(node.name)
         value = node.operands[1]
+    maker = producers.get(value.name)
+    if maker is not None:
+        reason = reason or NOT_UNDONE.get(maker.op)
+        if reason is not None:
+            context.refuse(anchor, f"{maker.op} stays outside: {reason}", _name(anchor))
     return group
+
+
+NOT_UNDONE = {
+    "avg_pool2d_grad": "a tile undoes max-pools only",
+    "max_pool2d_grad": "a tile undoes a ReLU behind the pool, here it was before it",
+}
+"""Gradients that a reader may expect at the start of such a kernel, and why not."""
+
+
+def _gradient_of(anchor: Node) -> Value:
+    """dz: the gradient that a filter or input gradient is made from."""
+    return anchor.operands[1 if anchor.op == "conv2d_filter_grad" else 0]
 
 
 def _sums_bias(node: Node, anchor: Node) -> bool:
@@ -88,9 +133,9 @@ def _sums_bias(node: Node, anchor: Node) -> bool:
 
 def _is_input_gradient(node: Node, anchor: Node) -> bool:
     """Whether a node is the input gradient of the anchor's own geometry."""
-    if node.op != "conv2d_input_grad" or node.operands[0] != anchor.operands[1]:
+    if node.op != "conv2d_input_grad" or anchor.op != "conv2d_filter_grad":
         return False
-    same = all(
+    same = node.operands[0] == anchor.operands[1] and all(
         node.attrs[key] == anchor.attrs[key]
         for key in ("strides", "padding", "dilations", "groups")
     )

@@ -3,19 +3,20 @@
 from dataclasses import replace
 
 from convc.ir.graph import Graph, Node
-from convc.passes.fusion import Chain, Follower, fuse_chain, match
+from convc.passes.fusion import ACTIVATIONS, Chain, Follower, fuse_chain, match
 from convc.passes.manager import Context, Pass
-from convc.passes.outline import is_convex, outline
+from convc.passes.outline import is_convex, kernel_name, outline
 
 DENSE = Chain(
     "matmul",
     (
-        Follower("bias_add"),
-        Follower("relu"),
-        Follower("apply_mask"),
-        Follower("relu_grad", operand=1),
+        Follower(("bias_add",)),
+        Follower(ACTIVATIONS),
+        Follower(("apply_mask",)),
+        Follower(("relu_grad",), operands=(1,)),
     ),
     keeps=True,
+    never={"batch_norm": "what is not folded into weights stands alone"},
 )
 FUSE_DENSE = Pass("fuse-dense", fuse_chain(DENSE), ("tensor", "fusing"), "fusing")
 
@@ -36,6 +37,10 @@ def fuse_dense_backward(graph: Graph, context: Context) -> Graph:
                 group += match(graph, node, DENSE, context)
         if len(group) > 1 and is_convex(graph, group):
             graph = outline(graph, group)
+        elif len(group) > 1:
+            reason = "a path leads from one gradient to another"
+            why = f"gradients stay apart: {reason}"
+            context.refuse(anchor, why, kernel_name([anchor]))
     return graph
 
 

@@ -37,11 +37,19 @@ ENDINGS = {
     "bias_pool": "bias pool",
     "pool_argmax_relu": "pool argmax relu",
     "bias_pool_argmax_relu": "bias pool argmax relu",
+    "tanh": "tanh",
+    "bias_sigmoid": "bias sigmoid",
+    "sum": "sum",
+    "sum_before": "sum_before relu",
+    "bias_pool_argmax_sum_tanh": "bias pool argmax sum tanh",
 }
 
 
 def layer(case: tuple[Any, ...], ending: str = "", window: Any = (2, 2)) -> Graph:
-    """A convolution with ``ending``: any of bias, pool, argmax, relu."""
+    """A convolution with ``ending``: bias, pool, argmax, sum, an activation, or less.
+
+    ``sum_before`` has the other operand of the sum first.
+    """
     image, c, kernel, k, geometry = case[:5]
     b, sizes = GraphBuilder("layer"), ",".join(map(str, image))
     x = b.input("x", tensor(f"f32[N,{sizes},{c}]"))
@@ -54,8 +62,13 @@ def layer(case: tuple[Any, ...], ending: str = "", window: Any = (2, 2)) -> Grap
         b.output("index", index)
     if "pool" in ending:
         value = b("max_pool2d", value, window=window, strides=window)
-    if "relu" in ending:
-        value = b("relu", value)
+    if "sum" in ending:
+        other = b.input("other", value.type)
+        pair = (other, value) if "sum_before" in ending else (value, other)
+        value = b("add", *pair)
+    for activation in ("relu", "tanh", "sigmoid"):
+        if activation in ending:
+            value = b(activation, value)
     b.output("y", value)
     return b.finish()
 
@@ -134,3 +147,5 @@ def test_a_one_by_one_convolution_is_one_product_per_tile() -> None:
     lines = program.source.splitlines()[emitted.first - 1 : emitted.last]
     calls = [line for line in lines if "yield call(" in line]
     assert [c.strip() for c in calls] == ["yield call(matmul, a, s, out=z[at])"]
+
+

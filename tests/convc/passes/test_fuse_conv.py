@@ -14,6 +14,45 @@ def test_a_convolution_takes_bias_pool_and_relu() -> None:
     assert [str(loc) for loc in kernel.locs] == ["net.py:1 conv1", "net.py:2 pool1"]
 
 
+RESIDUAL = """
+graph g(%x: f32[N,6,6,2]) -> (y=%4) {
+  param %k : f32[3,3,2,2] = zeros()   @ net.py:1 conv1
+  param %b : f32[2] = zeros()   @ net.py:1 conv1
+  %1 = conv2d(%x, %k) {padding=same} : f32[N,6,6,2]   @ net.py:1 conv1
+  %2 = bias_add(%1, %b) : f32[N,6,6,2]   @ net.py:1 conv1
+  %3 = add(%x, %2) : f32[N,6,6,2]   @ net.py:2
+  %4 = relu(%3) : f32[N,6,6,2]   @ net.py:3
+}
+"""
+
+
+def test_a_residual_is_added_in_the_kernel_before_it() -> None:
+    """It is read tile by tile; which operand of the sum it is does not matter."""
+    for text in (RESIDUAL, RESIDUAL.replace("add(%x, %2)", "add(%2, %x)")):
+        stage = fused(FUSE_CONV, text)
+        assert kernels(stage.graph) == [["conv2d", "bias_add", "add", "relu"]]
+        assert stage.refusals == ()
+
+
+@pytest.mark.parametrize("op", ["tanh", "sigmoid"])
+def test_any_activation_of_one_op_ends_the_kernel(op: str) -> None:
+    graph = fused(FUSE_CONV, CONV.replace("relu", op)).graph
+    assert kernels(graph) == [["conv2d", "bias_add", "max_pool2d", op]]
+
+
+def test_of_two_convolutions_that_are_added_the_first_has_the_sum() -> None:
+    text = RESIDUAL.replace("add(%x, %2)", "add(%5, %2)").replace(
+        "  %3 =",
+        "  %5 = conv2d(%x, %l) : f32[N,6,6,2]   @ net.py:4 shortcut\n  %3 =",
+    )
+    text = text.replace("  param %b", "  param %l : f32[1,1,2,2] = zeros()\n  param %b")
+    stage = fused(FUSE_CONV, text)
+    assert sorted(map(len, kernels(stage.graph))) == [4]
+    assert tuple(map(str, stage.refusals)) == (
+        "shortcut_conv: add stays outside: conv1_conv_bias_add_relu has it already",
+    )
+
+
 REFUSED = {
     "overlapping windows": (
         CONV.replace(
@@ -40,6 +79,48 @@ REFUSED = {
         CONV.replace("(y=%4)", "(y=%4, z=%2)"),
         ["conv2d", "bias_add"],
         "max_pool2d stays outside: bias_add's result is read elsewhere too",
+    ),
+    "a sum with something smaller": (
+        RESIDUAL.replace(
+            "(%x: f32[N,6,6,2])", "(%x: f32[N,6,6,2], %v: f32[2])"
+        ).replace("add(%x, %2)", "add(%v, %2)"),
+        ["conv2d", "bias_add"],
+        "add stays outside: its other operand is f32[2], not f32[N,6,6,2]",
+    ),
+    "a sum with itself": (
+        RESIDUAL.replace("add(%x, %2)", "add(%2, %2)"),
+        ["conv2d", "bias_add"],
+        "add stays outside: it reads it twice",
+    ),
+    "a pool behind a sum": (
+        RESIDUAL.replace(
+            "relu(%3) : f32[N,6,6,2]",
+            "max_pool2d(%3) {window=[2,2], strides=[2,2]} : f32[N,3,3,2]",
+        ),
+        ["conv2d", "bias_add", "add"],
+        "max_pool2d stays outside: it comes too late, after add",
+    ),
+    "a sum behind the activation": (
+        RESIDUAL.replace("add(%x, %2)", "relu(%2)").replace("relu(%3)", "add(%x, %3)"),
+        ["conv2d", "bias_add", "relu"],
+        "add stays outside: it comes too late, after relu",
+    ),
+    "an average": (
+        CONV.replace("max_pool2d", "avg_pool2d"),
+        ["conv2d", "bias_add"],
+        "avg_pool2d stays outside: windows are pooled by their maximum only",
+    ),
+    "a normalization": (
+        RESIDUAL.replace("add(%x, %2)", "batch_norm(%2, %b, %b, %b, %b)"),
+        ["conv2d", "bias_add"],
+        "batch_norm stays outside: what is not folded into weights stands alone",
+    ),
+    "another path": (
+        RESIDUAL.replace("add(%x, %2)", "add(%5, %2)").replace(
+            "  %3 =", "  %5 = exp(%2) : f32[N,6,6,2]\n  %3 ="
+        ),
+        ["conv2d", "bias_add"],
+        "add stays outside: bias_add's result is read elsewhere too",
     ),
     "another reader": (
         CONV.replace("(y=%4)", "(y=%4, z=%5)").replace(
@@ -71,13 +152,80 @@ def test_all_gradients_of_a_convolution_are_one_kernel() -> None:
     ]
 
 
-def test_a_gradient_that_is_shown_is_made_outside() -> None:
-    """The pool's gradient is an output, so it must exist in memory."""
-    stage = fused(FUSE_CONV_BACKWARD, BACKWARD.replace("(dw=", "(dz=%g, dw="))
-    assert [set(ops) for ops in kernels(stage.graph)] == [
-        {"reduce_sum", "conv2d_filter_grad", "conv2d_input_grad"}
-    ]
-    assert any("max_pool2d_grad stays outside" in str(note) for note in stage.refusals)
+GRADIENTS = {
+    "the outputs read it": (
+        BACKWARD.replace("(dw=", "(dz=%g, dw="),
+        "max_pool2d_grad stays outside: the outputs read it too",
+    ),
+    "a residual reads it": (
+        BACKWARD.replace("(dw=", "(e=%e, dw=").replace(
+            "  %g =", "  %e = exp(%r) : f32[N,2,2,2]\n  %g ="
+        ),
+        "relu_grad stays outside: exp read it too",
+    ),
+    "an average": (
+        BACKWARD.replace("max_pool2d_grad(%a, %r)", "avg_pool2d_grad(%r)").replace(
+            "(dw=", "(index=%a, dw="
+        ),
+        "avg_pool2d_grad stays outside: a tile undoes max-pools only",
+    ),
+    "overlapping windows": (
+        BACKWARD.replace(
+            "strides=[2,2]", "strides=[1,1], padding=[[0,0],[0,0]]"
+        ).replace("N,2,2,2", "N,3,3,2"),
+        (
+            "max_pool2d_grad stays outside: its windows overlap or leave gaps (window "
+            "(2, 2), strides (1, 1))"
+        ),
+    ),
+    "a ReLU before the pool": (
+        BACKWARD.replace("relu_grad(%y, %d)", "identity")
+        .replace("  %r = identity : f32[N,2,2,2]\n", "")
+        .replace("max_pool2d_grad(%a, %r)", "max_pool2d_grad(%a, %d)")
+        .replace("  %g = max", "  %h = max")
+        .replace("  %s =", "  %g = relu_grad(%c, %h) : f32[N,4,4,2]\n  %s ="),
+        (
+            "max_pool2d_grad stays outside: a tile undoes a ReLU behind the pool, here "
+            "it was before it"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("why", GRADIENTS)
+def test_a_gradient_that_stays_outside_says_why(why: str) -> None:
+    text, reason = GRADIENTS[why]
+    stage = fused(FUSE_CONV_BACKWARD, text)
+    (refusal,) = stage.refusals
+    assert str(refusal) == f"dw: {reason}"
+    (ops,) = kernels(stage.graph)
+    assert {"conv2d_filter_grad", "conv2d_input_grad", "reduce_sum"} <= {*ops}
+
+
+def test_frozen_filters_leave_an_input_gradient_with_what_is_before_it() -> None:
+    """Nobody wants the gradient of the filter or of the bias."""
+    text = BACKWARD.replace("(dw=%w, db=%s, dx=%i)", "(dx=%i)")
+    lines = text.splitlines(keepends=True)
+    text = "".join(x for x in lines if "%s =" not in x and "%w =" not in x)
+    (ops,) = kernels(fused(FUSE_CONV_BACKWARD, text).graph)
+    assert ops == ["relu_grad", "max_pool2d_grad", "conv2d_input_grad"]
+
+
+def test_gradients_of_which_one_needs_another_stay_apart() -> None:
+    text = """
+    graph g(%x: f32[N,4,4,1], %g: f32[N,4,4,1]) -> (dw=%w, dx=%i) {
+      param %k : f32[3,3,1,1] = zeros()
+      %w = conv2d_filter_grad(%x, %g) {padding=same, kernel=[3,3]} : f32[3,3,1,1]
+      %l = exp(%w) : f32[3,3,1,1]
+      %i = conv2d_input_grad(%g, %l) {padding=same, size=[4,4]} : f32[N,4,4,1]
+    }
+    """
+    stage = fused(FUSE_CONV_BACKWARD, text)
+    assert kernels(stage.graph) == []
+    (refusal,) = stage.refusals
+    assert refusal.reason == (
+        "gradients stay apart: a path leads from one gradient to another"
+    )
 
 
 def test_convolutions_of_one_gradient_but_two_geometries_stay_apart() -> None:
