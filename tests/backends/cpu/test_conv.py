@@ -37,12 +37,9 @@ ENDINGS = {
     "bias_pool": "bias pool",
     "pool_argmax_relu": "pool argmax relu",
     "bias_pool_argmax_relu": "bias pool argmax relu",
-    "tanh": "tanh",
-    "bias_sigmoid": "bias sigmoid",
-    "sum": "sum",
-    "sum_before": "sum_before relu",
-    "bias_pool_argmax_sum_tanh": "bias pool argmax sum tanh",
 }
+SUMS = ("sum", "bias sum_before relu", "bias sigmoid", "bias pool argmax sum tanh")
+"""Endings with a residual or another activation."""
 
 
 def layer(case: tuple[Any, ...], ending: str = "", window: Any = (2, 2)) -> Graph:
@@ -117,6 +114,12 @@ def test_pooling_on_the_tile_agrees_with_the_oracle(
     number = list(POOLED).index(note) + window[0]
     for ending in list(ENDINGS.values())[4 + number % 2 :: 2]:
         assert not wrong(layer(POOLED[note], ending, window), whole)
+
+
+@pytest.mark.parametrize("ending", SUMS)
+@pytest.mark.parametrize("note", ["as_in_two_conv", "strided", "groups"])
+def test_a_sum_and_any_activation_agree_with_the_oracle(note: str, ending: str) -> None:
+    assert not wrong(layer(POOLED[note], ending), whole="sum" in ending)
 
 
 def algorithms(graph: Graph) -> set[object]:
