@@ -191,6 +191,9 @@ def test_a_wheel_holds_every_module_once_and_imports_alone(tmp_path: Path) -> No
             expected.add(relative if folder == "convc" else f"convc/{relative}")
     assert modules == expected
     assert "convc/py.typed" in names
+    page = {p.name for p in (ROOT / "convc" / "report").glob("*.[hcj][ts]*")}
+    assert {"page.html", "page.css", "page.js"} <= page
+    assert {f"convc/report/{name}" for name in page} <= names
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"convc"}
 
     packages = PROJECT["tool"]["setuptools"]["packages"]

@@ -167,6 +167,7 @@ function drawMade() {
   });
   sheet.addEventListener("pointerleave", () => point(null));
   byId("made-code").replaceChildren(sheet);
+  if (R.kernels.length) byId("made-code").scrollTop = rows[R.kernels[0].first - 1].offsetTop - 4;
   byId("made-says").textContent = `${R.kernels.length} kernels, ${rows.length} lines: choose one`;
 }
 

@@ -137,7 +137,7 @@ function layOut(sides, width) {
   const aisle = 24;
   const lanes = sides.reduce((n, side) => n + side.lanes.size, 0);
   const room = width - gutter - sides.length * (chips + aisle) - lanes * aisle - 10;
-  const laneWidth = Math.max(128, Math.min(250, Math.floor(room / lanes)));
+  const laneWidth = Math.max(128, Math.min(300, Math.floor(room / lanes)));
   let x = gutter;
   for (const side of sides) {
     side.x = x;
