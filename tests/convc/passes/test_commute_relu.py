@@ -41,7 +41,7 @@ def test_two_pairs_in_a_row_change_places_each() -> None:
       %p = max_pool2d(%r) {window=[2,2], strides=[2,2]} : f32[N,4,4,1]
       %s = negate(%p) : f32[N,4,4,1]
       %t = relu(%s) : f32[N,4,4,1]
-      %q = max_pool2d(%t) {window=[3,3], strides=[1,1], padding=same} : f32[N,4,4,1]
+      %q = max_pool2d(%t) {window=[3,3], strides=[2,2], padding=same} : f32[N,2,2,1]
     }
     """
     graph = stage_after(COMMUTE_RELU, of=text).graph
@@ -70,7 +70,19 @@ def test_a_relu_that_is_used_elsewhere_stays_and_the_reason_is_noted(why: str) -
     stage = stage_after(COMMUTE_RELU, of=graph)
     assert stage.graph == graph
     assert tuple(map(str, stage.refusals)) == (
-        "p: relu stays before the pool: its result is used elsewhere too",
+        "pool: relu stays before the pool: its result is used elsewhere too",
+    )
+
+
+def test_a_pool_that_leaves_as_many_elements_saves_nothing() -> None:
+    text = BEFORE.replace(
+        "{window=[2,2], strides=[2,2]} : f32[N,2,2,2]",
+        "{window=[3,3], strides=[1,1], padding=same} : f32[N,4,4,2]",
+    )
+    stage = stage_after(COMMUTE_RELU, of=text)
+    assert same(stage.graph, text)
+    assert tuple(map(str, stage.refusals)) == (
+        "pool1_pool: relu stays before the pool: there are as many windows as elements",
     )
 
 
