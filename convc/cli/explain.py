@@ -46,10 +46,11 @@ def explain(
     threads: int | None,
     input_type: str,
 ) -> None:
-    """Say what was made of a layer, and why; without LAYER, list the layers.
+    """Say what was made of a layer, and why.
 
-    From the user's line over its ops, what each pass did or refused to do, to its
-    kernels: the schedule and those rejected for it, work, time, memory and code.
+    Without LAYER, list the layers. With it: the user's line and its ops, what each
+    pass did or refused to do, and each kernel with its schedule and those rejected for
+    it, its work, time, memory and code.
     """
     from convc.cli.colour import print_text
     from convc.cli.explanation import explanation_text
@@ -94,7 +95,7 @@ def plan(
     threads: int | None,
     input_type: str,
 ) -> None:
-    """Print what each layer gives, holds and costs, and what the step needs.
+    """Print what each layer gives, holds and costs.
 
     A kernel stands below the layer that leads it. FLOPs are those of the ops by
     definition, bytes those of what a kernel reads and writes, for one batch.
