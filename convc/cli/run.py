@@ -247,5 +247,5 @@ def _compare(
     faults = bounds.faults(result)
     if faults:
         raise RunError("\n".join(["the interpreter disagrees", *faults]))
-    compared = f"{len(bounds.outputs)} outputs and {len(bounds.updates)} updates"
+    compared = f"outputs ({len(bounds.outputs)}) and updates ({len(bounds.updates)})"
     click.echo(f"{compared} agree with the interpreter within their bounds")

@@ -93,9 +93,9 @@ def test_an_unknown_pass_is_refused_with_those_there_are(tmp_path: Path) -> None
 
 def test_a_file_of_another_name_goes_on_where_its_stage_says(tmp_path: Path) -> None:
     """Ops are fused, kernels scheduled, a plan is kept; no pass is done twice."""
-    source = step_of("strided", "training").compile(batch=3, threads=1).source
+    source = step_of("two_conv", "training").compile(batch=3, threads=1).source
     found = {}
-    for path in written(tmp_path / "01-strided-training"):
+    for path in written(tmp_path / "01-two_conv-training", "two_conv"):
         name = path.name[3:-3]
         other = path.rename(tmp_path / f"{name}.ir")
         step = rest(read_stage(other), other)

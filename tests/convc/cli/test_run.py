@@ -11,6 +11,7 @@ from convc.cli import main
 from convc.dump import VARIABLE
 from convc.model import Model
 from convc.networks import NETWORKS
+from convc.pipeline import LOWERING
 from convc.runtime.checkpoint import save_weights
 
 SMALL = {"batch": 4, "threads": 1}
@@ -65,7 +66,8 @@ def test_every_stage_gives_the_same_numbers_and_the_interpreter_agrees(
 def test_it_says_what_was_done_and_what_came_out(dump: Path) -> None:
     path = stage(dump, "choose-layout.ir")
     lines = convc("run", path, "--batch", 4, "--threads", 1).stdout.splitlines()
-    left = "choose-schedule, plan-memory"
+    names = [p.name for p in LOWERING]
+    left = ", ".join(names[names.index("choose-layout") + 1 :])
     assert lines[0] == f"strided: kernel stage; passes that were left: {left}"
     assert lines[1].startswith("memory: one arena of ")
     assert lines[2].startswith("output = float32[4,10] -")
