@@ -111,7 +111,8 @@ def schedule_table(graph: Graph) -> str:
 def memory_table(graph: Graph) -> str:
     """The memory plan: a line for each buffer, by its offset."""
     head = f"{'offset':>12} {'bytes':>12}  launches  buffer"
-    lines = [str(MemoryPlan.of(graph)), "", head]
+    plan = MemoryPlan.of(graph)
+    lines = [str(plan), plan.peak, "", head]
     buffers = graph.arena.buffers if graph.arena else ()
     for buffer in sorted(buffers, key=lambda b: (b.offset, b.first)):
         alive = f"{buffer.first}-{buffer.last}"

@@ -60,6 +60,14 @@ class MemoryPlan:
         return self.launches[self.peak_launch]
 
     @property
+    def peak(self) -> str:
+        """When that is, and how much is alive then, as a line."""
+        return (
+            f"peak: launch {self.peak_launch}, {self.peak_kernel}, "
+            f"with {self.bound_bytes:,} bytes alive"
+        )
+
+    @property
     def above_bound(self) -> float:
         """By which share of the bound the arena is larger."""
         return self.arena_bytes / self.bound_bytes - 1 if self.bound_bytes else 0.0

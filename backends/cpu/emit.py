@@ -5,14 +5,14 @@ import json
 import keyword
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from convc.backends.base import Emitted, EmittedKernel
 from convc.backends.cpu.kernel import LINE, Kernel, Writer, comment, identifier
 from convc.backends.cpu.plan_check import check_plan
 from convc.backends.cpu.prelude import HELPERS, SHARE, TAIL, helpers_for, memory_for
 from convc.backends.cpu.table import emitter_for
-from convc.ir.graph import Arena, Buffer, Graph, Loc, Value
+from convc.ir.graph import Arena, Buffer, Graph, Loc
 
 FUNCTIONS = (
     "add",
@@ -137,7 +137,7 @@ def _emit_kernel(w: Writer, kernel: Kernel, name: str) -> None:
     body = Writer()
     body.depth = 1
     emitter_for(kernel).emit(body, kernel)
-    named = {b.offset: v.name for v, b in _places_in_memory(kernel)}
+    named = _named_places(kernel)
     w.lines += [_annotated(line, named) for line in body.lines]
     w.depth -= 1
 
@@ -152,9 +152,16 @@ def _places(locs: tuple[Loc, ...]) -> str:
     return ", ".join(parts)
 
 
-def _places_in_memory(kernel: Kernel) -> Iterator[tuple[Value, Buffer]]:
-    for value in (*kernel.node.results, *kernel.node.operands):
-        yield value, kernel.buffers[value.name]
+def _named_places(kernel: Kernel) -> dict[int, str]:
+    """What lies at each offset; of a result on its operand both names."""
+    found: dict[int, tuple[str, Buffer]] = {}
+    for value in (*kernel.node.operands, *kernel.node.results):
+        buffer = kernel.buffers[value.name]
+        name, old = found.get(buffer.offset, (value.name, buffer))
+        taken_over = old.last == buffer.first < buffer.last
+        text = f"{name}, then {value.name}" if taken_over else name
+        found[buffer.offset] = text, old
+    return {offset: text for offset, (text, _) in found.items()}
 
 
 def _annotated(line: str, named: dict[int, str]) -> str:

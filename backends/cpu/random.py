@@ -71,11 +71,10 @@ class Dropout(Emitter):
             if each == 1
             else f"lo, hi = i * {each}, (i + m) * {each}"
         )
-        w("blocks = (hi + 3) // 4 - lo // 4")
-        w(f"lanes = {kernel.private('lanes', 6, 'blocks')}.view(np.uint64)")
-        w("first = np.arange(lo // 4, lo // 4 + blocks, dtype=np.uint64)")
+        w("first = np.arange(lo // 4, (hi + 3) // 4, dtype=np.uint64)")
+        w(f"lanes = {kernel.private('lanes', 6, 'len(first)')}.view(np.uint64)")
         w("flags = lanes[4].view(np.bool_)  # philox is done with this lane by then")
-        w("drawn = flags[: 4 * blocks].reshape(blocks, 4).T")
+        w("drawn = flags[: 4 * len(first)].reshape(-1, 4).T")
         dims = ["m", *map(str, stored.inner)] if stored.batched else ["m"]
         w(f"kept = flags[lo % 4 : lo % 4 + hi - lo].reshape({', '.join(dims)})")
         threshold = philox.keep_threshold(number(node.attrs["keep"]))

@@ -41,7 +41,7 @@ def test_the_passes_of_a_training_step_in_order() -> None:
     ]
     assert INFERENCE[0].name == "remove-dropout"
     assert [p.name for p in LOWERING][-4:] == [
-        *("form-kernels", "choose-layout", "choose-schedule", "plan-memory"),
+        *("choose-layout", "choose-schedule", "recompute", "plan-memory"),
     ]
 
 

@@ -61,7 +61,8 @@ def test_compile_writes_both_programs_their_ir_and_memory(tmp_path: Path) -> Non
         assert file.read_text("utf-8") == stage.text
     memory = (out / "training.memory.txt").read_text("utf-8")
     assert memory.startswith(str(expected.memory))
-    assert len(memory.splitlines()) == 3 + expected.memory.buffers
+    assert memory.splitlines()[1] == expected.memory.peak
+    assert len(memory.splitlines()) == 4 + expected.memory.buffers
     assert str(expected.memory) in result.stdout
     assert (out / "inference.py").exists()
 
