@@ -197,7 +197,8 @@ def test_the_map_names_every_module_once_and_nothing_else() -> None:
     modules = {
         path.relative_to(ROOT).as_posix()
         for folder in SOURCES
-        for path in (ROOT / folder).rglob("*.py")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".py", ".html", ".css", ".js"}
     }
     listed = [row for row in rows() if row.startswith(SOURCES)]
     assert sorted(listed) == sorted(modules)
