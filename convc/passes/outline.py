@@ -64,7 +64,8 @@ def outline(graph: Graph, names: Iterable[str], name: str | None = None) -> Grap
             rest.append(node)
         elif node is picked[-1]:
             rest.append(kernel)
-    return replace(graph, nodes=in_order(replace(graph, nodes=tuple(rest)), rest))
+    moved = replace(graph, nodes=tuple(rest))
+    return replace(graph, nodes=in_order(moved, rest)) if len(picked) > 1 else moved
 
 
 def _constants(graph: Graph, nodes: Sequence[Node]) -> list[Node]:
