@@ -2,7 +2,7 @@
 
 import linecache
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import count
 from time import perf_counter
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from convc.backends.base import Backend
+from convc.backends.base import Backend, EmittedKernel
 from convc.initializers import initial_state
 from convc.ir.errors import CompileError, RunError
 from convc.ir.graph import Graph, Value
@@ -154,6 +154,31 @@ class Program:
         medians = (float(m) for m in np.median(times, axis=0))
         return {k.node: m for k, m in zip(self.kernels, medians, strict=True)}
 
+    def stepwise(self, n: int | None = None) -> Iterator[EmittedKernel]:
+        """A step one kernel at a time, in this thread; yields each when it has run.
+
+        From one barrier to the next the workers take turns.
+        """
+        images = self._images(n)
+        for place, function in zip(self.kernels, self._functions, strict=True):
+            calls = [
+                list(function(self._emitted.memory, images, t))
+                for t in range(self.threads)
+            ]
+            with np.errstate(all="ignore"):
+                _take_turns(calls)
+            yield place
+
+    def peek(self, value: Value, n: int | None = None) -> Array:
+        """A live view of any value of the graph, while its bytes are its own."""
+        assert self.graph.arena is not None
+        buffers = self.graph.arena.buffers
+        offset = next(b.offset for b in buffers if b.name == value.name)
+        kind, order = value.type.dtype.numpy, value.type.order
+        shape = value.type.storage(self._images(n))
+        stored: Array = self._emitted.memory.view(kind, offset, *shape)
+        return stored.transpose([order.index(axis) for axis in range(len(order))])
+
     def _images(self, n: int | None) -> int:
         images = self.batch if n is None else n
         if not 1 <= images <= self.batch:
@@ -182,6 +207,17 @@ class Program:
         for name, value in known.items():
             _check_input(value, arrays[name], images)
         return images
+
+
+def _take_turns(workers: list[list[Any]]) -> None:
+    """Make all workers' calls; None, where all wait for each other, ends a turn."""
+    at = [0] * len(workers)
+    while any(i < len(calls) for i, calls in zip(at, workers, strict=True)):
+        for t, calls in enumerate(workers):
+            while at[t] < len(calls) and calls[at[t]] is not None:
+                calls[at[t]]()
+                at[t] += 1
+            at[t] += 1
 
 
 def _check_input(value: Value, array: Array, images: int) -> None:

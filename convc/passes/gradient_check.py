@@ -17,6 +17,7 @@ from convc.passes.canonicalize import drop_dead
 from convc.passes.certificate import Verdict
 from convc.passes.check import Checker
 from convc.passes.differences import Loss, direction
+from convc.passes.samples import State
 
 GRADIENT = "gradient/"
 """What the name of an output that is a gradient begins with."""
@@ -30,15 +31,29 @@ def check_gradients(checker: Checker, before: Graph, after: Graph) -> Verdict:
     What both graphs have must be equal bit for bit.
     """
     checker.equal(before, after)
-    inputs, parameters = checker.data(before, after, whole=False)
-    forward = drop_dead(
-        replace(before, outputs=(("loss", before.output("loss")),), updates=())
-    )
     chosen = tuple(o for o in after.outputs if o[0].startswith(GRADIENT))
-    backward = drop_dead(replace(after, outputs=chosen, updates=()))
+    backward = replace(after, outputs=chosen, updates=())
+    data = checker.data(before, after, whole=False)
+    return compare_gradients(before, drop_dead(backward), *data)
+
+
+def compare_gradients(
+    forward: Graph, backward: Graph, inputs: State, parameters: State
+) -> Verdict:
+    """CompileError unless the outputs of ``backward`` are the gradients of the loss.
+
+    ``forward`` has the output ``loss``, ``backward`` an output ``gradient/x`` for each
+    parameter x. Where the loss of the data is no number, their magnitudes are taken:
+    a logarithm wants positive ones.
+    """
+    losing = (("loss", forward.output("loss")),)
+    forward = drop_dead(replace(forward, outputs=losing, updates=()))
+    loss = Loss(forward, "loss", inputs, parameters)
+    if not np.isfinite(loss.value):
+        parameters = {name: np.asarray(np.abs(a)) for name, a in parameters.items()}
+        loss = Loss(forward, "loss", inputs, parameters)
     found = interpret(backward, inputs, parameters, float64=True).outputs
     gradients = {name.removeprefix(GRADIENT): g for name, g in found.items()}
-    loss = Loss(forward, "loss", inputs, parameters)
     worst = [_follow(loss, gradients, number) for number in range(DIRECTIONS)]
     decided = [w for w in worst if w is not None]
     note = f"{len(gradients)} gradients along {len(decided)} directions"

@@ -48,12 +48,12 @@ def sample(value: Value, batch: int, classes: int = MANY, whole: bool = True) ->
 class Samples:
     """Draws data for graphs, the very same array for the same value every time."""
 
-    def __init__(self, whole: bool = True) -> None:
-        self._whole = whole
+    def __init__(self, whole: bool = True, batch: int = BATCH) -> None:
+        self._whole, self._batch = whole, batch
         self._drawn: dict[tuple[Value, bool, int], Array] = {}
 
     def of(self, *graphs: Graph) -> tuple[State, State]:
-        """Inputs and parameters for all of ``graphs``, BATCH images.
+        """Inputs and parameters for all of ``graphs``.
 
         Among real numbers, states are positive, as variances are.
         """
@@ -71,7 +71,7 @@ class Samples:
     def _draw(self, value: Value, state: bool, classes: int) -> Array:
         key = value, state, classes
         if key not in self._drawn:
-            array = sample(value, BATCH, classes, self._whole)
+            array = sample(value, self._batch, classes, self._whole)
             positive = state and not self._whole
             self._drawn[key] = np.asarray(np.abs(array) if positive else array)
         return self._drawn[key]
