@@ -1,6 +1,7 @@
 """With CONVC_DUMP every compilation leaves a folder, also one that fails."""
 
 import json
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -121,23 +122,28 @@ def failing(kind: str) -> Step:
         if kind == "bug":
             raise ZeroDivisionError("it cannot")
         nodes = graph.nodes[1:]
+        if kind == "wrong":
+            nodes = tuple(
+                replace(n, op="tanh") if n.op == "relu" else n for n in graph.nodes
+            )
         return Graph(graph.name, graph.inputs, graph.parameters, nodes, graph.outputs)
 
     step = MODEL.inference()
     return Step(step.graph, (*step.passes[:2], Pass("broken", rewrite)), "inference")
 
 
-@pytest.mark.parametrize("kind", ["error", "bug", "illegal"])
+@pytest.mark.parametrize("kind", ["error", "bug", "illegal", "wrong"])
 def test_a_compilation_that_fails_leaves_how_far_it_came(
     folder: Path, kind: str
 ) -> None:
     error = ZeroDivisionError if kind == "bug" else CompileError
     with pytest.raises(error) as caught:
-        failing(kind).compile(batch=2, threads=1)
+        failing(kind).compile(batch=2, threads=1, check=kind == "wrong")
     found = files_of(folder / "01-strided-inference")
     names = ["00-trace.ir", "01-remove-dropout.ir", "02-canonicalize.ir"]
-    rejected = ["03-broken.failed.ir"] if kind == "illegal" else []
-    assert list(found) == [*names, *rejected, "error.txt"]
+    rejected = ["03-broken.failed.ir"] if kind in ("illegal", "wrong") else []
+    passed = ["certificates.jsonl"] if kind == "wrong" else []
+    assert list(found) == [*names, *rejected, *passed, "error.txt"]
     assert found["error.txt"] == f"{caught.value}\n"
     assert parse(found[names[0]]) == MODEL.graph
     if rejected:
