@@ -64,16 +64,16 @@ function stepPass(direction) {
   showStages(list[index - 1], list[index]);
 }
 
+// What is drawn smaller gets wider lanes: the graph fills the width at any size.
 function zoomTo(zoom) {
-  view.zoom = Math.max(0.3, Math.min(2, zoom));
-  const drawn = byId("canvas").firstElementChild;
-  if (drawn) drawn.style.zoom = view.zoom;
+  view.zoom = Math.max(0.4, Math.min(2, zoom));
+  drawGraph();
 }
 
 function fitGraph() {
-  const [canvas, drawn] = [byId("canvas"), byId("canvas").firstElementChild];
-  const wide = canvas.clientWidth / drawn.offsetWidth;
-  zoomTo(Math.min(1, wide, canvas.clientHeight / drawn.offsetHeight));
+  const canvas = byId("canvas");
+  const height = parseFloat(canvas.firstElementChild.style.height);
+  zoomTo(Math.min(1, canvas.clientHeight / height));
 }
 
 function fillBar() {
@@ -142,7 +142,7 @@ function drawGraph() {
     return sideCache.get(i);
   });
   const pair = sides[0] === sides[1] ? [sideOf(R.stages[view.before]), sides[1]] : sides;
-  const plan = layOut(pair, canvas.clientWidth - 2);
+  const plan = layOut(pair, Math.floor((canvas.clientWidth - 2) / view.zoom));
   const drawn = el("div", "drawn");
   drawn.style.width = `${plan.width}px`;
   drawn.style.height = `${plan.height}px`;
@@ -315,7 +315,8 @@ function drawEdge(lines, side, edge, name) {
   const lane = same ? side.lanes.get(to.box.lane) : [];
   const boxes = [...new Set(lane.map((leaf) => leaf.box))];
   const adjacent = same && Math.abs(boxes.indexOf(from.box) - boxes.indexOf(to.box)) === 1;
-  const near = edge.from || (to.box.lane === "forward" && chip.kind !== "state");
+  // Constants, and parameters that are read far away, show their edges when asked.
+  const near = edge.from ? edge.from.op.op !== "constant" : (to.box.lane === "forward" && chip.kind !== "state");
   const d = pathOf(end(from), end(to), same, adjacent);
   const path = svg("path", near ? "edge" : "edge far", null, { d, "marker-end": `url(#arrow-${name})` });
   path.dataset.name = edge.name;
