@@ -6,12 +6,18 @@ from convc.backends.cpu.conv_im2col import Im2colRows
 from convc.backends.cpu.conv_plan import conv_plan
 from convc.backends.cpu.conv_pooled import PooledDirect
 from convc.backends.cpu.conv_shifted import ShiftedGemm
+from convc.backends.cpu.conv_winograd import Winograd
 from convc.backends.cpu.cost import traffic
 from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer
 from convc.ir.graph import Attrs
 
-ALGORITHMS: tuple[ConvAlgorithm, ...] = (Im2colRows(), ShiftedGemm(), PooledDirect())
+ALGORITHMS: tuple[ConvAlgorithm, ...] = (
+    Im2colRows(),
+    ShiftedGemm(),
+    PooledDirect(),
+    Winograd(),
+)
 
 
 class ConvForward(Emitter):
@@ -27,12 +33,16 @@ class ConvForward(Emitter):
         found = [a.schedules(plan, batch, kernel.threads) for a in ALGORITHMS]
         return [schedule for schedules in found for schedule in schedules]
 
+    def check(self, kernel: Kernel) -> None:
+        """CompileError when the kernel cannot run as it is scheduled."""
+        self._algorithm(kernel).check(kernel, conv_plan(kernel))
+
     def cost(self, kernel: Kernel, batch: int) -> Cost:
         """The predicted cost of a scheduled kernel."""
         plan, algorithm = conv_plan(kernel), self._algorithm(kernel)
         return traffic(kernel, batch) + over_tiles(
             lambda m: algorithm.cost(kernel, plan, m),
-            algorithm.overhead(plan),
+            algorithm.overhead(kernel, plan),
             batch,
             kernel.threads,
             kernel.integer("images"),

@@ -26,7 +26,11 @@ class ConvAlgorithm(ABC):
     def cost(self, kernel: Kernel, plan: ConvPlan, m: int) -> Cost:
         """The predicted cost of one tile of ``m`` images on one worker."""
 
-    def overhead(self, plan: ConvPlan) -> Cost:
+    def check(self, kernel: Kernel, plan: ConvPlan) -> None:
+        """CompileError when the algorithm cannot run the kernel as it is scheduled."""
+        return
+
+    def overhead(self, kernel: Kernel, plan: ConvPlan) -> Cost:
         """The cost for one worker that does not depend on the number of images."""
         return Cost()
 

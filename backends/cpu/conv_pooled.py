@@ -56,7 +56,7 @@ class PooledDirect(Im2colRows):
         filters = Scratch("filters", DType.F32, (p.depth, p.k))
         return (filters, *super().scratch(kernel, plan))
 
-    def overhead(self, plan: ConvPlan) -> Cost:
+    def overhead(self, kernel: Kernel, plan: ConvPlan) -> Cost:
         """Writing the expanded filters."""
         g, p = plan.tiles, self.products(plan)
         places = g.ph * g.pw

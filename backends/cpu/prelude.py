@@ -126,6 +126,12 @@ def tap_products(w, x, z, first, start, rows, cols):
             yield weights, source, (slice(r0, r1), slice(q0, q1)), i == start
 '''
 
+KRONECKER = '''
+def kronecker_square(matrix):
+    """What transforms rows and columns as matrix does rows, as one float32 matrix."""
+    return np.kron(matrix, matrix).astype(np.float32)
+'''
+
 FILL = '''
 def fill_windows(copies, borders):
     """Fill the windows array."""
@@ -234,6 +240,7 @@ HELPERS: dict[str, str] = {
     "shifts": SHIFTS,
     "products": PRODUCTS,
     "tap_products": TAP_PRODUCTS,
+    "kronecker_square": KRONECKER,
     "fill_windows": FILL,
     "fold_windows": FOLD,
     "pool": POOL,

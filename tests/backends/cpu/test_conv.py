@@ -1,6 +1,6 @@
 """Every algorithm for a convolution gives what the oracle gives."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from schedules import candidates_of, scheduled
 from window_cases import CONVOLUTIONS
 
 from convc.ir.builder import GraphBuilder
+from convc.ir.errors import CompileError
 from convc.ir.graph import Attrs, Graph
 from convc.ir.rounding import bounded
 from convc.program import Program
@@ -70,56 +71,52 @@ def layer(case: tuple[Any, ...], ending: str = "", window: Any = (2, 2)) -> Grap
     return b.finish()
 
 
-def tried(graph: Graph, threads: int) -> Iterator[tuple[str, Program]]:
-    """A program for the best and the worst tile of every algorithm."""
+def tried(
+    graph: Graph, threads: int, only: Sequence[str] = ()
+) -> Iterator[tuple[str, Program]]:
+    """A program for the best and the worst tile of every algorithm, or some."""
     chosen: dict[object, list[Attrs]] = {}
     for candidate in candidates_of(graph, "conv2d", BATCH, threads):
-        known = chosen.setdefault(candidate.schedule["algorithm"], [])
-        known[1:] = [candidate.schedule]
+        algorithm = candidate.schedule["algorithm"]
+        if not only or algorithm in only:
+            chosen.setdefault(algorithm, [])[1:] = [candidate.schedule]
+    assert chosen
     for schedule in (s for several in chosen.values() for s in several):
         passes = scheduled("conv2d", schedule)
         yield f"{schedule} {threads}", compiled(graph, BATCH, threads, passes)
 
 
-def wrong(graph: Graph, whole: bool) -> list[str]:
+def wrong(graph: Graph, only: Sequence[str] = ()) -> list[str]:
     """What is wrong with any algorithm; whole numbers must come out exactly."""
-    given, found = parameters_for(graph, whole), []
+    found = []
     for threads, n in SETTINGS:
-        feeds = inputs_for(graph, n, whole)
-        bounds = bounded(graph, feeds, given)
-        for name, program in tried(graph, threads):
-            program.load(given)
-            for _ in range(2):
+        tests = []
+        for whole in (True, False):
+            feeds, given = inputs_for(graph, n, whole), parameters_for(graph, whole)
+            tests.append((feeds, given, bounded(graph, feeds, given)))
+        for name, program in tried(graph, threads, only):
+            for feeds, given, bounds in (*tests, *tests):
+                program.load(given)
                 result = ran(program, feeds)
                 found += [f"{name}: {f}" for f in faults(graph, bounds, result)]
     return found
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["whole", "floats"])
 @pytest.mark.parametrize("ending", ["bare", "bias", "bias_relu"])
 @pytest.mark.parametrize("note", CONVOLUTIONS)
-def test_every_algorithm_agrees_with_the_oracle(
-    note: str, ending: str, whole: bool
-) -> None:
-    assert not wrong(layer(CONVOLUTIONS[note], ENDINGS[ending]), whole)
+def test_every_algorithm_agrees_with_the_oracle(note: str, ending: str) -> None:
+    assert not wrong(layer(CONVOLUTIONS[note], ENDINGS[ending]))
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["whole", "floats"])
 @pytest.mark.parametrize("window", [(2, 2), (1, 2), (2, 1)], ids=str)
 @pytest.mark.parametrize("note", POOLED)
 def test_pooling_on_the_tile_agrees_with_the_oracle(
-    note: str, window: tuple[int, int], whole: bool
+    note: str, window: tuple[int, int]
 ) -> None:
     """With and without bias, ReLU and the index of the largest."""
     number = list(POOLED).index(note) + window[0]
     for ending in list(ENDINGS.values())[4 + number % 2 :: 2]:
-        assert not wrong(layer(POOLED[note], ending, window), whole)
-
-
-@pytest.mark.parametrize("ending", SUMS)
-@pytest.mark.parametrize("note", ["as_in_two_conv", "strided", "groups"])
-def test_a_sum_and_any_activation_agree_with_the_oracle(note: str, ending: str) -> None:
-    assert not wrong(layer(POOLED[note], ending), whole="sum" in ending)
+        assert not wrong(layer(POOLED[note], ending, window))
 
 
 def algorithms(graph: Graph) -> set[object]:
@@ -152,3 +149,79 @@ def test_a_one_by_one_convolution_is_one_product_per_tile() -> None:
     assert [c.strip() for c in calls] == ["yield call(matmul, a, s, out=z[at])"]
 
 
+WIDE: dict[str, tuple[Any, ...]] = {
+    "same": ((4, 6), 62, (3, 3), 3, {"padding": "same"}),
+    "odd": ((7, 5), 64, (3, 3), 4, {"padding": "same"}),
+    "valid": ((5, 8), 70, (3, 3), 2, {}),
+    "asymmetric": ((4, 5), 62, (3, 3), 2, {"padding": ((0, 2), (2, 1))}),
+    "one_pixel": ((1, 1), 64, (3, 3), 2, {"padding": "same"}),
+    "more_padding_than_image": ((1, 2), 64, (3, 3), 2, {"padding": ((3, 3), (0, 4))}),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
+@pytest.mark.parametrize("note", WIDE)
+def test_winograd_agrees_with_the_oracle(note: str, ending: str) -> None:
+    """Exactly on whole numbers, of which its F(2x2, 3x3) rounds none."""
+    graph = layer(WIDE[note], ending, (1, 1) if note == "one_pixel" else (2, 2))
+    assert not wrong(graph, ["winograd"])
+
+
+def test_winograd_is_offered_where_its_bound_allows_it() -> None:
+    """From 62 channels on, 3x3 alone, and with tiles that hold whole pool windows."""
+    geometry = {"padding": "same"}
+
+    def offered(
+        c: int, kernel: Any, ending: str = "", window: Any = 2, **more: Any
+    ) -> bool:
+        case = ((12, 12), c, kernel, 2, {**geometry, **more})
+        return "winograd" in algorithms(layer(case, ending, (window, window)))
+
+    assert offered(62, (3, 3))
+    assert not offered(61, (3, 3))
+    assert not offered(64, (5, 5))
+    assert not offered(64, (3, 1))
+    assert not offered(64, (3, 3), strides=(2, 1))
+    assert not offered(64, (3, 3), dilations=(1, 2))
+    assert not offered(128, (3, 3), groups=2)
+    assert offered(64, (3, 3), "pool", 2)
+    assert not offered(64, (3, 3), "pool", 3)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "reason"),
+    [
+        ({"algorithm": "winograd", "images": 4, "m": 4}, "needs m in \\[2\\].* m = 4"),
+        ({"algorithm": "winograd", "images": 0, "m": 2}, "positive images, has 0"),
+        ({"algorithm": "winograd", "images": 4}, "wants .*'m'"),
+        (
+            {"algorithm": "im2col_rows", "images": 4, "rows": -1},
+            "positive rows, has -1",
+        ),
+        (
+            {"algorithm": "fft", "images": 4, "rows": 1},
+            "unknown algorithm 'fft', known",
+        ),
+    ],
+)
+def test_a_schedule_that_cannot_run_is_refused(schedule: Attrs, reason: str) -> None:
+    with pytest.raises(CompileError, match=reason):
+        compiled(layer(WIDE["odd"]), BATCH, 1, scheduled("conv2d", schedule))
+
+
+@pytest.mark.parametrize(("images", "rows"), [(1, 1), (5, 3), (100, 100)])
+@pytest.mark.parametrize(
+    "algorithm", ["im2col_rows", "shifted_gemm", "pooled_direct", "winograd"]
+)
+def test_any_tile_size_gives_the_same_numbers(
+    algorithm: str, images: int, rows: int
+) -> None:
+    """Also more images or rows than there are."""
+    case = WIDE["same"] if algorithm == "winograd" else POOLED["as_in_two_conv"]
+    size = {"m": 2} if algorithm == "winograd" else {"rows": rows}
+    schedule = {"algorithm": algorithm, "images": images, **size}
+    graph = layer(case, "bias pool argmax relu")
+    given, feeds = parameters_for(graph, True), inputs_for(graph, BATCH, True)
+    program = compiled(graph, BATCH, 2, scheduled("conv2d", schedule))
+    program.load(given)
+    assert not faults(graph, bounded(graph, feeds, given), ran(program, feeds))
