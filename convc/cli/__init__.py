@@ -11,7 +11,7 @@ from convc.cli.look import compile_command, summary
 from convc.cli.report import report
 from convc.cli.run import run
 from convc.cli.show import show
-from convc.cli.trust import bisect
+from convc.cli.trust import audit, bisect
 from convc.cli.tune import tune
 from convc.cli.use import evaluate, predict, train
 
@@ -36,5 +36,6 @@ for command in (
     run,
     tune,
     bisect,
+    audit,
 ):
     main.add_command(command)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from convc.cli.group import (
+    COUNT,
     compile_options,
     input_option,
     load_model,
     model_argument,
+    print_table,
     step_named,
     step_option,
 )
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from convc.trust.audit import Row
     from convc.trust.bisect import Search
 
 _METHODS = {
@@ -90,3 +97,63 @@ def _compared(search: Search) -> str:
         f"{passes:6,} passes, each with the graph before it\n"
         f"{search.kernels:6,} kernels with the reference, on {search.values:,} values"
     )
+
+
+@click.command()
+@model_argument
+@click.option("--backend", default="numpy", show_default=True, help="What runs it.")
+@click.option("--threads", type=COUNT, help="Threads to use. [default: every core]")
+@click.option("--json", "as_json", is_flag=True, help="The rows as JSON lines.")
+@input_option
+def audit(
+    model: str, backend: str, threads: int | None, as_json: bool, input_type: str
+) -> None:
+    """Compare compiled gradients with what gradients are, layer by layer.
+
+    Linear kernels meet their adjoints, <J u, v> = <u, J'v>; every gradient meets
+    central differences in float64. A difference that rounding does not explain makes
+    the exit code 1.
+    """
+    from convc.trust.audit import Audit
+
+    graph = load_model(model, input_type).training_step().graph
+    rows = list(Audit(graph, backend, threads).rows())
+    wrong = sum(not row.ok for row in rows)
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps({**asdict(row), "error": row.error, "ok": row.ok}))
+    else:
+        print_table(_table(rows))
+        said = f"{wrong} of them wrong" if wrong else "all within what rounding allows"
+        click.echo(f"{len(rows)} comparisons, {said}")
+    sys.exit(1 if wrong else 0)
+
+
+def _table(rows: list[Row]) -> Table:
+    """A row for each comparison, the layer's name on its first."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for heading in (
+        "layer",
+        "test",
+        "of",
+        "compiled",
+        "expected",
+        "error",
+        "bound",
+        "",
+    ):
+        words = heading in ("layer", "test", "of", "")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=True)
+    last = ""
+    for row in rows:
+        numbers = f"{row.compiled:.6g}", f"{row.expected:.6g}"
+        limits = f"{row.error:.1e}", f"{row.bound:.1e}"
+        verdict = Text("ok", "green") if row.ok else Text("wrong", "bold red")
+        name = Text(row.layer if row.layer != last else "")
+        table.add_row(name, row.test, Text(row.of), *numbers, *limits, verdict)
+        last = row.layer
+    return table

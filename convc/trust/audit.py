@@ -1,0 +1,246 @@
+"""The gradient audit: what compiled kernels compute, against what gradients are.
+
+Two tests for each layer, on the kernels that the backend compiles for it:
+
+- adjoint: a linear map J and its transpose meet <J u, v> = <u, Jᵀ v> for any u and v,
+  so a convolution or product must with its two gradients: on whole numbers exactly;
+- differences: along a direction u the compiled gradient g must have <g, u> equal to
+  central differences in float64 of a loss of the layer's result. The parameters are
+  the layer's own and a shift of its input, whose gradient is that of the input summed
+  over the images.
+
+Bounds are what rounding allows for these very numbers, by running error analysis of
+the one layer: they are tight because nothing before it has rounded.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from convc.ir.builder import GraphBuilder
+from convc.ir.graph import Graph, Node, Value
+from convc.ir.ops.base import Array
+from convc.ir.rounding import bounded
+from convc.optimizers import SGD
+from convc.passes.canonicalize import drop_dead
+from convc.passes.differences import Loss, direction
+from convc.passes.gradient_check import GRADIENT
+from convc.passes.samples import Samples
+from convc.pipeline import LOWERING, Step, training
+from convc.trust.window import window
+
+IMAGES = 3
+"""Images in every comparison."""
+DIRECTIONS = 2
+"""Directions along which each pair is compared."""
+
+BACKWARD = tuple(p for p in training(SGD(0.0)) if p.name != "apply-optimizer")
+"""The passes of a training step that updates nothing."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: two numbers that should be one, how far apart, and the bound.
+
+    ``test`` is "adjoint" or "differences", ``of`` what was compared in that layer.
+    """
+
+    layer: str
+    test: str
+    of: str
+    direction: int
+    compiled: float
+    expected: float
+    bound: float
+
+    @property
+    def error(self) -> float:
+        """How far apart the two are."""
+        return abs(self.compiled - self.expected)
+
+    @property
+    def ok(self) -> bool:
+        """Whether rounding explains the difference; a NaN it does not."""
+        return self.error <= self.bound
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Audits the forward graph of a model, ``loss`` included if it has one."""
+
+    graph: Graph
+    backend: str = "numpy"
+    threads: int | None = None
+
+    def rows(self) -> Iterator[Row]:
+        """All rows, layer by layer: its adjoints, then its differences."""
+        for name, nodes in blocks(self.graph):
+            for node in nodes:
+                if node.op in _LINEAR:
+                    yield from self._adjoint(name, node)
+            yield from self._differences(name, window(self.graph, _names(nodes)))
+
+    # -- adjoints
+
+    def _adjoint(self, layer: str, node: Node) -> Iterator[Row]:
+        graph = _LINEAR[node.op](node)
+        step = Step(graph, LOWERING)
+        program = step.compile(self.backend, IMAGES, self.threads)
+        inputs, parameters = Samples(whole=False, batch=IMAGES).of(graph)
+        for number in range(DIRECTIONS):
+            given = {k: _drawn(k, a, number) for k, a in inputs.items()}
+            held = {k: _drawn(k, a, number) for k, a in parameters.items()}
+            program.load(held)
+            made = program(**given)
+            bounds = bounded(graph, given, held).output_bounds
+            forward = _dot(made["y"], given["v"]), _dot(bounds["y"], np.abs(given["v"]))
+            for of, u in (("dX", given["x"]), ("dW", held["w"])):
+                back = _dot(made[of], u), _dot(bounds[of], np.abs(u))
+                yield Row(
+                    *(layer, "adjoint", f"{node.op} {of}", number),
+                    *(back[0], forward[0], back[1] + forward[1]),
+                )
+
+    # -- differences
+
+    def _differences(self, layer: str, part: Graph) -> Iterator[Row]:
+        graph = with_loss(part)
+        if not any(p.trainable for p in graph.parameters):
+            return
+        inputs, parameters = Samples(whole=False, batch=IMAGES).of(graph)
+        step = Step(graph, BACKWARD)
+        program = step.compile(self.backend, IMAGES, self.threads)
+        program.load({**program.state(), **parameters})
+        made = program(**inputs)
+        backward = next(s.graph for s in program.stages if s.name == "simplify")
+        bounds = bounded(drop_dead(backward), inputs, parameters).output_bounds
+        loss = Loss(drop_dead(replace(graph, updates=())), "loss", inputs, parameters)
+        for p in graph.parameters:
+            name = GRADIENT + p.value.name
+            if p.trainable:
+                yield from _follow(layer, p.value.name, loss, made[name], bounds[name])
+
+
+def _follow(
+    layer: str, name: str, loss: Loss, gradient: Array, bound: Array
+) -> Iterator[Row]:
+    """The rows of one parameter; its directions are as long as 1 / |g|."""
+    length = float(np.linalg.norm(gradient)) or 1.0
+    for number in range(DIRECTIONS):
+        u = direction(name, gradient, number) / length
+        claimed = _dot(gradient, u)
+        slope = loss.slope({name: u}, 1.0 + abs(claimed))
+        if slope is not None:
+            allowed = slope.bound + _dot(bound, np.abs(u))
+            yield Row(
+                *(layer, "differences", name, number),
+                *(claimed, slope.value, allowed),
+            )
+
+
+def _dot(a: Array, b: Array) -> float:
+    return float(np.vdot(a.astype(np.float64), b.astype(np.float64)))
+
+
+def _drawn(name: str, like: Array, number: int) -> Array:
+    """A direction as float32: first whole numbers, on which sums do not round."""
+    u = direction(name, like, number)
+    return (u if number else np.rint(2 * u)).astype(np.float32)
+
+
+def _names(nodes: list[Node]) -> list[str]:
+    return [n.name for n in nodes]
+
+
+def blocks(graph: Graph) -> Iterator[tuple[str, list[Node]]]:
+    """The layers with parameters, each with what follows it up to the next."""
+    trainable = {p.value.name for p in graph.parameters if p.trainable}
+    name, nodes = "", list[Node]()
+    for node in graph.nodes:
+        layer = node.locs[0].layer if node.locs else ""
+        starts = any(v.name in trainable for v in node.operands)
+        if starts and layer != name:
+            if name:
+                yield name, nodes
+            name, nodes = layer, ([] if name else nodes)
+        nodes.append(node)
+    if nodes:
+        yield name, nodes
+
+
+def with_loss(part: Graph) -> Graph:
+    """``part`` with a scalar ``loss``: its results, every element weighed differently.
+
+    Images that it reads get a shift each, a parameter.
+    """
+    empty = replace(part, nodes=(), outputs=(), updates=())
+    b = GraphBuilder(part.name, empty)
+    table: dict[str, Value] = {}
+    for value in part.inputs:
+        if value.type.dtype.is_float and value.type.batched:
+            inner = value.type.plain.with_shape(value.type.inner)
+            shift = b.parameter(f"input/{value.name}", inner)
+            table[value.name] = b("add", value, shift)
+    for node in part.nodes:
+        b.locs = node.locs
+        operands = [table.get(v.name, v) for v in node.operands]
+        made = b.emit(node.op, operands, node.attrs)
+        table |= {v.name: new for v, new in zip(node.results, made, strict=True)}
+    b.locs = ()
+    losses = [
+        _weighed(b, name, table.get(v.name, v))
+        for name, v in part.outputs
+        if v.type.dtype.is_float
+    ]
+    total = losses[0]
+    for more in losses[1:]:
+        total = b("add", total, more)
+    b.output("loss", total)
+    return b.finish()
+
+
+def _weighed(b: GraphBuilder, name: str, value: Value) -> Value:
+    """The sum of ``value`` times an input of its shape; a scalar as it is."""
+    if not value.type.rank:
+        return value
+    if not value.type.batched:
+        return b("reduce_sum", value, axes=tuple(range(value.type.rank)))
+    product = b("multiply", value, b.input(f"weights/{name}", value.type))
+    return b("reduce_sum", product, axes=tuple(range(value.type.rank)))
+
+
+def _conv(node: Node) -> Graph:
+    """A convolution of the node's geometry with its gradients."""
+    b = GraphBuilder("adjoint")
+    b.locs = node.locs
+    x, w, v = _operands(b, node)
+    geometry = node.attrs
+    size, kernel = x.type.inner[:2], w.type.inner[:2]
+    b.output("y", b("conv2d", x, w, **geometry))
+    b.output("dX", b("conv2d_input_grad", v, w, size=size, **geometry))
+    b.output("dW", b("conv2d_filter_grad", x, v, kernel=kernel, **geometry))
+    return b.finish()
+
+
+def _dense(node: Node) -> Graph:
+    """A matrix product of the node's geometry with its gradients."""
+    b = GraphBuilder("adjoint")
+    b.locs = node.locs
+    x, w, v = _operands(b, node)
+    b.output("y", b("matmul", x, w))
+    b.output("dX", b("matmul", v, w, transpose_b=True))
+    b.output("dW", b("matmul", x, v, transpose_a=True))
+    return b.finish()
+
+
+def _operands(b: GraphBuilder, node: Node) -> tuple[Value, Value, Value]:
+    x, w = node.operands
+    return (
+        b.input("x", x.type.plain),
+        b.parameter("w", w.type.plain),
+        b.input("v", node.result.type.plain),
+    )
+
+
+_LINEAR = {"conv2d": _conv, "matmul": _dense}
