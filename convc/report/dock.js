@@ -197,19 +197,33 @@ function fillSiblings(index, locs) {
   const key = asked && (linesToKernels.get(asked) || []).includes(index) ? asked : null;
   asked = key || linesOf(locs).map(([f, l]) => `${f}:${l}`)[0] || null;
   const family = (asked && linesToKernels.get(asked)) || [];
-  const buttons = family.length < 2 ? [] : family.map((other) => {
-    const title = titleOf(R.kernels[other]);
-    const short = family.filter((k) => laneOf(k) === laneOf(other)).length === 1 ? laneOf(other) : title;
-    const button = el("button", "", short, { "aria-pressed": String(other === index), title });
-    button.addEventListener("click", () => choose(other));
-    return button;
-  });
-  byId("siblings").replaceChildren(...buttons);
+  byId("siblings").replaceChildren(...(family.length < 2 ? [] : familyButtons(family, index)));
   if (asked) {
     const [file, line] = asked.split(":");
     const many = `${family.length} kernel${family.length > 1 ? "s" : ""}`;
     byId("yours-says").textContent = family.length ? `line ${line} became ${many}` : "";
   }
+}
+
+// A button for each lane, where one kernel of a lane is all there is; else to leaf through.
+function familyButtons(family, index) {
+  const lanes = family.map(laneOf);
+  if (new Set(lanes).size === family.length) {
+    return family.map((other, i) => {
+      const state = { "aria-pressed": String(other === index), title: titleOf(R.kernels[other]) };
+      const button = el("button", "", lanes[i], state);
+      button.addEventListener("click", () => choose(other));
+      return button;
+    });
+  }
+  const at = family.indexOf(index);
+  const step = (text, label, by) => {
+    const button = el("button", "", text, { "aria-label": label });
+    button.addEventListener("click", () => choose(family[(at + by + family.length) % family.length]));
+    return button;
+  };
+  const where = el("button", "", `${at + 1} of ${family.length}`, { disabled: "" });
+  return [step("‹", "The kernel before", -1), where, step("›", "The next kernel", 1)];
 }
 
 function showIr(ir) {

@@ -13,15 +13,18 @@ def lanes(graph: Graph) -> list[str]:
     """The lane of each node, in order, at any stage.
 
     1. What holds an optimizer's op is the update.
-    2. What an output needs (gradients that were kept do not count) is forward.
-    3. What gives a parameter its next value is the update too: moving averages, the
-       counter of steps; and so are single numbers that only the update reads.
+    2. What an output needs (gradients that were kept do not count) is forward, and so
+       is a parameter's next value that a layer computes, such as a moving average.
+    3. Any other next value is the update too, such as the counter of steps; and so
+       are single numbers that only the update reads.
     4. The rest is backward.
     """
-    needed = _ancestors(
-        graph, (v.name for k, v in graph.outputs if not k.startswith("gradient/"))
-    )
     updates = {v.name for _, v in graph.updates}
+    ends = [v.name for k, v in graph.outputs if not k.startswith("gradient/")]
+    for node in graph.nodes:
+        if node.locs and not _ops(node) & set(OPTIMIZERS):
+            ends += [v.name for v in node.results if v.name in updates]
+    needed = _ancestors(graph, ends)
     users = graph.users()
     found: dict[str, str] = {}
     for node in reversed(graph.nodes):

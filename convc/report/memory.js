@@ -75,7 +75,7 @@ function drawLive(area, top, bottom) {
 // The names of the launches below, each over its column.
 function drawLaunches(area, height) {
   const wide = area.x(1) - area.x(0);
-  const every = Math.ceil(30 / wide);
+  const every = Math.ceil(58 / wide);
   const group = svg("g", "launches");
   R.memory.launches.forEach((number, i) => {
     const node = R.nodes[number];

@@ -40,6 +40,11 @@ def test_a_step_has_its_forward_its_backward_and_its_update() -> None:
     }
 
 
+def test_an_average_that_a_layer_keeps_is_forward() -> None:
+    old = "%8 = add(%average, %2) : f32[]"
+    assert by_name(STEP.replace(old, f"{old}   @ net.py:3 norm"))["8"] == "forward"
+
+
 def test_kept_gradients_do_not_make_the_backward_forward() -> None:
     text = STEP.replace("(loss=%2)", '(loss=%2, "gradient/w"=%5)')
     assert by_name(text) == by_name(STEP)

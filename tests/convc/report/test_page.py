@@ -178,6 +178,16 @@ def test_a_line_leads_to_its_kernels_and_each_of_them_back(page: Page) -> None:
     assert page.chosen_code().startswith(names[1])
 
 
+def test_many_kernels_of_one_line_are_leafed_through(page: Page) -> None:
+    line = next(k for k, _ in page.script("return [...linesToKernels]"))
+    page.script("linesToKernels.set(arguments[0], [2, 1, 3, 4, 5])", line)
+    page.script("asked = arguments[0]; choose(1)", line)
+    assert page.texts("#siblings button") == ["‹", "2 of 5", "›"]
+    page.all("#siblings button")[2].click()
+    assert page.texts("#siblings button")[1] == "3 of 5"
+    assert page.script("return chosen.kernel") == 3
+
+
 def test_a_line_of_generated_code_leads_to_the_users_line(page: Page) -> None:
     kernel = page.record["kernels"][1]
     row = page.all("#made-code .row")[kernel["first"] - 1]
