@@ -56,10 +56,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A schedule that the target can run a kernel with, and its predicted cost."""
+    """A schedule that the target can run a kernel with, and its predicted cost.
+
+    Where ``keeps_ties`` is false, results that must be equal, or 0, may differ by
+    rounding, so that another element of a pool window may win.
+    """
 
     schedule: Attrs
     cost: Cost
+    keeps_ties: bool = True
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ class NumpyBackend:
         found = []
         for schedule in emitter.schedules(bound, batch):
             scheduled = replace(bound, node=replace(kernel, schedule=schedule))
-            found.append(Candidate(schedule, emitter.cost(scheduled, batch)))
+            cost, ties = emitter.cost(scheduled, batch), emitter.keeps_ties(scheduled)
+            found.append(Candidate(schedule, cost, ties))
         return tuple(sorted(found, key=lambda c: c.cost.seconds))
 
     def check_schedule(self, kernel: Node, threads: int) -> None:

@@ -37,6 +37,10 @@ class ConvForward(Emitter):
         """CompileError when the kernel cannot run as it is scheduled."""
         self._algorithm(kernel).check(kernel, conv_plan(kernel))
 
+    def keeps_ties(self, kernel: Kernel) -> bool:
+        """Whether equal sums of equal terms come out equal, wherever they stand."""
+        return self._algorithm(kernel).keeps_ties
+
     def cost(self, kernel: Kernel, batch: int) -> Cost:
         """The predicted cost of a scheduled kernel."""
         plan, algorithm = conv_plan(kernel), self._algorithm(kernel)

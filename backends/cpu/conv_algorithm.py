@@ -17,6 +17,8 @@ class ConvAlgorithm(ABC):
 
     name: ClassVar[str]
     """What schedules call it."""
+    keeps_ties: ClassVar[bool] = True
+    """Whether equal sums of equal terms come out equal, wherever they stand."""
 
     @abstractmethod
     def schedules(self, plan: ConvPlan, batch: int, threads: int) -> list[Attrs]:

@@ -70,30 +70,32 @@ def emit_epilogue(w: Writer, kernel: Kernel, plan: ConvPlan, block: Block) -> No
         w.steps("pool_argmax(taps, best, which, won)")
     elif plan.pool:
         w.steps("pool(taps, best)")
-    more = plan.add or plan.activation
-    if plan.bias and more:
+    if plan.bias and (plan.add or plan.activation):
         w.steps("add(best, b, out=best)")
     best, which = "best", "which"
     if block.split > 1:
         w(f"for e in range({block.split}):")
         w.depth += 1
-    w(f"out = y{block.place}")
-    if block.split > 1:
         best, which = (f"{n}[:, e, :, : out.shape[2]]" for n in (best, which))
+    w(f"out = y{block.place}")
     if plan.argmax:
         w(f"place = index{block.place}")
         w.steps(f"copyto(place, {which})")
+    _emit_results(w, plan, block, best)
+    w.depth -= block.split > 1
+
+
+def _emit_results(w: Writer, plan: ConvPlan, block: Block, best: str) -> None:
+    """The last op makes the results in their place."""
     if plan.add:
         w(f"more = other{block.place}")
         w.steps(f"add({best}, more, out={best if plan.activation else 'out'})")
     if plan.activation:
         w.steps(*activate(plan.activation, best, "out", work=best))
-    elif plan.bias and not more:
+    elif plan.bias and not plan.add:
         w.steps(f"add({best}, b, out=out)")
-    elif not more and not block.here:
+    elif not plan.add and not block.here:
         w.steps(f"copyto(out, {best})")
-    if block.split > 1:
-        w.depth -= 1
 
 
 def epilogue_cost(

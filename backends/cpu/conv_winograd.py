@@ -45,6 +45,7 @@ class Winograd(ConvAlgorithm):
     """
 
     name = "winograd"
+    keeps_ties = False
 
     def schedules(self, plan: ConvPlan, batch: int, threads: int) -> list[Attrs]:
         """A few images per tile for each admissible m that the pool divides."""

@@ -23,6 +23,10 @@ class Emitter(ABC):
         """CompileError when it cannot run the kernel with the numbers scheduled."""
         return
 
+    def keeps_ties(self, kernel: Kernel) -> bool:
+        """Whether equal sums of equal terms come out equal, wherever they stand."""
+        return True
+
     def cost(self, kernel: Kernel, batch: int) -> Cost:
         """The predicted cost of a scheduled kernel."""
         return streamed(kernel, batch)

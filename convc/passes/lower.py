@@ -156,15 +156,24 @@ CHOOSE_LAYOUT = Pass("choose-layout", choose_layout, ("kernel",))
 
 
 def choose_schedule(graph: Graph, context: Context) -> Graph:
-    """Give every kernel a schedule: its own, else a measured, else a predicted one."""
+    """Give every kernel a schedule: its own, else a measured, else a predicted one.
+
+    Where gradients ask which of several values is the largest, or above 0, only those
+    predictions count that keep ties: a constant background has them everywhere.
+    """
+    bodies = (n.region.nodes for n in graph.nodes if n.region is not None)
+    ties = any(n.op in _DECIDED_BY_TIES for body in bodies for n in body)
     nodes = tuple(
-        _scheduled(node, context) if node.region is not None else node
+        _scheduled(node, context, ties) if node.region is not None else node
         for node in graph.nodes
     )
     return replace(graph, nodes=nodes)
 
 
-def _scheduled(node: Node, context: Context) -> Node:
+_DECIDED_BY_TIES = ("max_pool2d_grad", "relu_grad")
+
+
+def _scheduled(node: Node, context: Context, ties: bool) -> Node:
     """The kernel with its schedule, and a note where that comes from."""
     key = key_of(node, context.batch, context.backend.target(context.threads))
     entry = context.tuned.get(key)
@@ -173,7 +182,15 @@ def _scheduled(node: Node, context: Context) -> Node:
         made, origin = _as_measured(node, entry, context), "lockfile"
     if made.schedule is None:
         found = context.backend.candidates(node, context.batch, context.threads)
-        made, origin = replace(node, schedule=found[0].schedule), "cost model"
+        best = next(c for c in found if c.keeps_ties or not ties)
+        if best is not found[0]:
+            context.refuse(
+                node,
+                f"{found[0].schedule['algorithm']} is predicted to be faster, but may "
+                "break ties on which gradients depend; convc tune would measure it",
+                str(node.attrs["name"]),
+            )
+        made, origin = replace(node, schedule=best.schedule), "cost model"
     if origin != "lockfile":
         context.backend.check_schedule(made, context.threads)
     context.choices.append(Choice(node.name, origin, entry))

@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 from compiled import compiled, faults, inputs_for, parameters_for, ran
 from op_bench import tensor
-from schedules import candidates_of, scheduled
+from pass_bench import graph_of
+from schedules import candidates_of, holds, scheduled
 from window_cases import CONVOLUTIONS
 
 from convc.ir.builder import GraphBuilder
 from convc.ir.errors import CompileError
 from convc.ir.graph import Attrs, Graph
 from convc.ir.rounding import bounded
+from convc.pipeline import LOWERING, Step
 from convc.program import Program
 
 BATCH = 7
@@ -225,3 +227,38 @@ def test_any_tile_size_gives_the_same_numbers(
     program = compiled(graph, BATCH, 2, scheduled("conv2d", schedule))
     program.load(given)
     assert not faults(graph, bounded(graph, feeds, given), ran(program, feeds))
+
+
+TIED = """
+graph g(%x: f32[N,8,8,64]) -> (y=%2) {
+  param %w : f32[3,3,64,64] = zeros()
+  %1 = conv2d(%x, %w) {padding=same} : f32[N,8,8,64]
+  %2 = relu(%1) : f32[N,8,8,64]
+}
+"""
+GRADIENT = TIED.replace("(y=%2)", "(y=%2, dx=%4)").replace(
+    "\n}",
+    """
+  %3 = relu_grad(%2, %2) : f32[N,8,8,64]
+  %4 = conv2d_input_grad(%3, %w) {padding=same, size=[8,8]} : f32[N,8,8,64]
+}""",
+)
+
+
+def forward_of(text: str) -> tuple[str, list[str]]:
+    """The algorithm that a graph's conv2d gets by default, and what was refused."""
+    stages = Step(graph_of(text), LOWERING).stages(batch=64, threads=2)
+    (chosen,) = (s for s in stages if s.name == "choose-schedule")
+    node = next(n for n in chosen.graph.nodes if holds(n, "conv2d"))
+    assert node.schedule
+    return str(node.schedule["algorithm"]), [r.reason for r in chosen.refusals]
+
+
+def test_gradients_that_depend_on_ties_are_left_to_sums() -> None:
+    """Where the network only answers, the best prediction counts."""
+    assert forward_of(TIED) == ("winograd", [])
+    algorithm, reasons = forward_of(GRADIENT)
+    assert algorithm != "winograd"
+    assert any(r.startswith("winograd is predicted to be faster") for r in reasons)
+    found = candidates_of(graph_of(TIED), "conv2d", 64, 2)
+    assert {c.schedule["algorithm"] for c in found if not c.keeps_ties} == {"winograd"}
