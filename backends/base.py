@@ -97,6 +97,13 @@ class Backend(Protocol):
         """How this target stores a value of that type."""
         ...
 
+    def reads_as_given(self, kernel: Node, operand: int) -> bool:
+        """Whether the kernel reads that operand batch first as fast as in its layout.
+
+        As the host gives inputs, which then need no copy.
+        """
+        ...
+
     def target(self, threads: int) -> str:
         """What measured costs are valid for: the machine and library, in a line."""
         ...

@@ -20,7 +20,8 @@ from convc.passes.fuse_loss import FUSE_LOSS
 from convc.passes.fuse_optimizer import FUSE_OPTIMIZER
 from convc.passes.fuse_weights import FUSE_WEIGHTS
 from convc.passes.inference import EVALUATE_ONLY
-from convc.passes.lower import CHOOSE_LAYOUT, CHOOSE_SCHEDULE, FORM_KERNELS
+from convc.passes.layout import CHOOSE_LAYOUT
+from convc.passes.lower import CHOOSE_SCHEDULE, FORM_KERNELS
 from convc.passes.manager import Context, Pass, Stage, Trail, run_passes
 from convc.passes.plan_memory import PLAN_MEMORY
 from convc.passes.recompute import RECOMPUTE
@@ -35,7 +36,7 @@ LOWERING = (
     FUSE_OPTIMIZER,
     FUSE_WEIGHTS,
     FORM_KERNELS,  # after all fusions: what is left stands alone
-    CHOOSE_LAYOUT,  # on kernels: inputs are copied once, not per op
+    CHOOSE_LAYOUT,  # on kernels: an input is copied at most once, not per op
     CHOOSE_SCHEDULE,  # after the layout, which decides what a tile is
     RECOMPUTE,  # after the schedules, whose scratch decides where the peak is
     PLAN_MEMORY,  # last: schedules say how much scratch a kernel needs

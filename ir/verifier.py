@@ -10,6 +10,7 @@ from convc.ir.graph import STAGES, VIEWS, Arena, Buffer, Graph, Node, Region, Va
 from convc.ir.liveness import homes, lives, takeovers
 from convc.ir.ops import OPS
 from convc.ir.printer import graph_lines
+from convc.ir.types import TensorType, batch_last
 
 CONTEXT = 6
 """Lines shown before and after a culprit."""
@@ -196,10 +197,29 @@ def _check_arena(graph: Graph) -> None:
             has = f"{buffer.size}" if buffer else "none"
             reason = f"{value} needs a buffer of {needed} bytes, has {has}"
             raise VerifyError(underline(graph, value.name, reason))
+    _check_views(graph, arena)
     _check_buffers(graph, arena)
     _check_lives(graph, arena)
     _check_donations(graph)
     _check_overlaps(graph, arena)
+
+
+def _check_views(graph: Graph, arena: Arena) -> None:
+    """A view has its source's elements in the same places: batch first, or last."""
+    for node in graph.nodes:
+        if node.op in VIEWS and arena.batch > 1:
+            source, view = node.operands[0].type, node.result.type
+            if not _places_of_batch(source) & _places_of_batch(view):
+                reason = (
+                    f"{node.result} is a view of {node.operands[0]}, but {source} and "
+                    f"{view} keep the batch in different places; copy it instead"
+                )
+                raise VerifyError(underline(graph, node.name, reason))
+
+
+def _places_of_batch(tensor: TensorType) -> set[str]:
+    places = {"first": tensor.plain, "last": batch_last(tensor)}
+    return {place for place, t in places.items() if t == tensor}
 
 
 def _check_buffers(graph: Graph, arena: Arena) -> None:

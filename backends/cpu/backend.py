@@ -23,6 +23,12 @@ class NumpyBackend:
         """The batch innermost."""
         return batch_last(tensor)
 
+    def reads_as_given(self, kernel: Node, operand: int) -> bool:
+        """Whether an operand may be stored batch first, at no cost."""
+        bound = Kernel(kernel, 1)
+        value = bound.region.inputs[operand]
+        return emitter_for(bound).reads_as_given(bound, value)
+
     def target(self, threads: int) -> str:
         """NumPy's version, the processor's architecture and the number of threads."""
         version = ".".join(np.__version__.split(".")[:2])

@@ -76,6 +76,10 @@ class Dense(Emitter):
             rows = -(-rows // kernel.threads)
         return (Scratch("won", DType.BOOL, (rows, batch)),)
 
+    def reads_as_given(self, kernel: Kernel, value: Value) -> bool:
+        """Where only products read it: the BLAS library takes either order."""
+        return all(n.op == "matmul" for n in kernel.ops if value in n.operands)
+
     def _chains(self, kernel: Kernel) -> list[list[Node]]:
         """Each product with what follows it, in order; checks that nothing else is."""
         chains = []

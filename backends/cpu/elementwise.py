@@ -106,6 +106,10 @@ class Elementwise(Emitter):
             if inside not in kept and kernel.type(inside) == kernel.type(node.result)
         )
 
+    def reads_as_given(self, kernel: Kernel, value: Value) -> bool:
+        """The op is a copy into the result's order at the same time."""
+        return single(kernel).op not in TEMPORARY
+
     def emit(self, w: Writer, kernel: Kernel) -> None:
         """Write the body of the kernel's function."""
         node = single(kernel)

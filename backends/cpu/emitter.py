@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from convc.backends.base import Cost, Scratch
 from convc.backends.cpu.cost import streamed
 from convc.backends.cpu.kernel import Kernel, Writer
-from convc.ir.graph import Attrs
+from convc.ir.graph import Attrs, Value
 
 
 class Emitter(ABC):
@@ -42,6 +42,10 @@ class Emitter(ABC):
         write the result must not be named.
         """
         return ()
+
+    def reads_as_given(self, kernel: Kernel, value: Value) -> bool:
+        """Whether an operand may be stored batch first, at no cost."""
+        return False
 
     @abstractmethod
     def emit(self, w: Writer, kernel: Kernel) -> None:

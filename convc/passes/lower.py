@@ -1,4 +1,4 @@
-"""From fused ops to launches: kernels, storage layouts, schedules."""
+"""From fused ops to launches: kernels and their schedules."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -116,43 +116,6 @@ def _readers(name: str, users: dict[str, list[Node]]) -> Iterator[str]:
 
 
 FORM_KERNELS = Pass("form-kernels", form_kernels, ("tensor", "fusing"), "kernel")
-
-
-def choose_layout(graph: Graph, context: Context) -> Graph:
-    """Store every value as the backend likes it; inputs are copied into that layout.
-
-    Inputs stay as the host gives them (batch first). The copy is one per input, and
-    only where the backend's layout differs.
-    """
-    table: dict[str, Value] = {}
-    for value in graph.inputs:
-        stored = context.backend.layout(value.type)
-        if stored != value.type and any(value in n.operands for n in graph.nodes):
-            table[value.name] = Value(f"{value.name}.stored", stored)
-    nodes = [_stored_node(node, table, context) for node in graph.nodes]
-    copies = [_copy_kernel(v, table[v.name]) for v in graph.inputs if v.name in table]
-    outputs = tuple((k, table.get(v.name, v)) for k, v in graph.outputs)
-    updates = tuple((p, table.get(v.name, v)) for p, v in graph.updates)
-    return replace(graph, nodes=(*copies, *nodes), outputs=outputs, updates=updates)
-
-
-def _stored_node(node: Node, table: dict[str, Value], context: Context) -> Node:
-    operands = tuple(table.get(v.name, v) for v in node.operands)
-    results = []
-    for value in node.results:
-        table[value.name] = Value(value.name, context.backend.layout(value.type))
-        results.append(table[value.name])
-    return replace(node, operands=operands, results=tuple(results))
-
-
-def _copy_kernel(source: Value, target: Value) -> Node:
-    bare = Node("copy", (source,), (Value(target.name, source.type),))
-    graph = Graph("", (source,), (), (bare,), (("", bare.result),), stage="fusing")
-    (kernel,) = outline(graph, [bare.name], f"{source.name}_stored").nodes
-    return replace(kernel, results=(target,))
-
-
-CHOOSE_LAYOUT = Pass("choose-layout", choose_layout, ("kernel",))
 
 
 def choose_schedule(graph: Graph, context: Context) -> Graph:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from convc.backends import backend_named
 from convc.ir.graph import Attrs, Graph, Node
-from convc.passes.lower import CHOOSE_LAYOUT, CHOOSE_SCHEDULE
+from convc.passes.layout import CHOOSE_LAYOUT
+from convc.passes.lower import CHOOSE_SCHEDULE
 from convc.passes.manager import Context, Pass, Stage, Trail, run_passes
 from convc.passes.outline import outline
 from convc.passes.plan_memory import PLAN_MEMORY

@@ -461,3 +461,23 @@ def test_the_culprit_is_found_beside_its_namesakes() -> None:
     text = underline(graph, "a", "why").split("\n")
     assert text[text.index("  " + "^" * len(head)) - 1] == "  " + head
     assert underline(graph, "nowhere", "why").split("\n")[1].startswith("graph planned")
+
+
+MOVED = """
+graph g(%x: f32[N,6]) -> (y=%1) stage planned {
+  %1 = reshape(%x) {shape=[N,6]} : f32[N,6]{1,0}
+  arena 48 batch 2 threads 1 {
+    %x 0 48 live 0 1
+    %1 0 48 live 0 1
+  }
+}
+"""
+
+
+def test_a_view_keeps_the_place_of_the_batch() -> None:
+    with pytest.raises(VerifyError, match="keep the batch in different places"):
+        verify(parse(MOVED.lstrip()))
+
+
+def test_one_image_has_the_same_bytes_batch_first_and_last() -> None:
+    verify(parse(MOVED.lstrip().replace("batch 2", "batch 1")))

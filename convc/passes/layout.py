@@ -1,0 +1,75 @@
+"""The order in which values are stored: the backend's, with as few copies as may be."""
+
+from dataclasses import replace
+
+from convc.ir.graph import VIEWS, Graph, Node, Value
+from convc.passes.manager import Context, Pass
+from convc.passes.outline import outline
+
+
+def choose_layout(graph: Graph, context: Context) -> Graph:
+    """Store every value as the backend likes it; inputs are copied into that layout.
+
+    Inputs are given batch first. One is copied, once, only where the backend's layout
+    differs and a kernel that reads it, itself or through a view, wants that. A single
+    image is stored alike both ways: there the copy is a view.
+    """
+    table: dict[str, Value] = {}
+    given, first = _read_as_given(graph, context), list[Node]()
+    for value in graph.inputs:
+        stored = context.backend.layout(value.type)
+        read = any(value in n.operands for n in graph.nodes)
+        if stored != value.type and read and value.name not in given:
+            target = table[value.name] = Value(f"{value.name}.stored", stored)
+            make = _view if context.batch == 1 else _copy_kernel
+            first.append(make(value, target))
+    nodes = [_stored_node(node, table, given, context) for node in graph.nodes]
+    outputs = tuple((k, table.get(v.name, v)) for k, v in graph.outputs)
+    updates = tuple((p, table.get(v.name, v)) for p, v in graph.updates)
+    return replace(graph, nodes=(*first, *nodes), outputs=outputs, updates=updates)
+
+
+def _read_as_given(graph: Graph, context: Context) -> set[str]:
+    """Names of inputs that all their readers take batch first, and of their views."""
+    found: set[str] = set()
+    users = graph.users()
+    for value in graph.inputs:
+        family, pending = {value.name}, [value]
+        fits = True
+        for alias in pending:
+            for reader in users[alias.name]:
+                if reader.op in VIEWS:
+                    family.add(reader.name)
+                    pending.append(reader.result)
+                elif not context.backend.reads_as_given(
+                    reader, reader.operands.index(alias)
+                ):
+                    fits = False
+        found |= family if fits else set()
+    return found
+
+
+def _stored_node(
+    node: Node, table: dict[str, Value], given: set[str], context: Context
+) -> Node:
+    operands = tuple(table.get(v.name, v) for v in node.operands)
+    results = []
+    for value in node.results:
+        if value.name not in given:
+            table[value.name] = Value(value.name, context.backend.layout(value.type))
+        results.append(table.get(value.name, value))
+    return replace(node, operands=operands, results=tuple(results))
+
+
+def _copy_kernel(source: Value, target: Value) -> Node:
+    bare = Node("copy", (source,), (Value(target.name, source.type),))
+    graph = Graph("", (source,), (), (bare,), (("", bare.result),), stage="fusing")
+    (kernel,) = outline(graph, [bare.name], f"{source.name}_stored").nodes
+    return replace(kernel, results=(target,))
+
+
+def _view(source: Value, target: Value) -> Node:
+    return Node("reshape", (source,), (target,), {"shape": source.type.shape})
+
+
+CHOOSE_LAYOUT = Pass("choose-layout", choose_layout, ("kernel",))
