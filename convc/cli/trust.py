@@ -36,6 +36,7 @@ _METHODS = {
 
 @click.command()
 @model_argument
+@click.argument("after", required=False)
 @click.option(
     "-o",
     "--output",
@@ -48,6 +49,7 @@ _METHODS = {
 @input_option
 def bisect(
     model: str,
+    after: str | None,
     output: Path | None,
     step: str,
     backend: str,
@@ -59,8 +61,12 @@ def bisect(
 
     Gradient rules are compared with differences of a loss, passes with what they were
     given, kernels with the reference, all on small data. What is found is printed with
-    a short program that shows it; then the exit code is 1.
+    a short program that shows it; then the exit code is 1. MODEL and AFTER may be two
+    stages, files of IR: then the first op at which they part is looked for.
     """
+    if after is not None:
+        _between(Path(model), Path(after))
+        return
     from convc.trust.bisect import Search
     from convc.trust.finding import WHOLE
 
@@ -87,16 +93,28 @@ def bisect(
     sys.exit(1)
 
 
+def _between(one: Path, other: Path) -> None:
+    """Compare two stages; exit code 1 where they part."""
+    from convc.stage_file import read_stage
+    from convc.trust.bisect import between
+    from convc.trust.finding import Finding
+
+    found = between(read_stage(one), read_stage(other))
+    if isinstance(found, Finding):
+        click.echo(str(found))
+        sys.exit(1)
+    click.echo(f"no difference: {found}")
+
+
 def _compared(search: Search) -> str:
     """What was compared and found equal, a line each."""
-    rules = f"{search.rules:6,} gradient rules with differences of a loss\n"
-    passes = len(search.passes) - 1
-    return (
-        "no difference\n"
-        f"{rules if search.rules else ''}"
-        f"{passes:6,} passes, each with the graph before it\n"
-        f"{search.kernels:6,} kernels with the reference, on {search.values:,} values"
-    )
+    lines = ["no difference"]
+    if search.rules:
+        lines.append(f"{search.rules} gradient rules with differences of a loss")
+    lines.append(f"{len(search.passes) - 1} passes, each with the graph before it")
+    values = f"on {search.values:,} values"
+    lines.append(f"{search.kernels} kernels with the reference, {values}")
+    return "\n".join(lines)
 
 
 @click.command()

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from convc.backends import backend_named
+from convc.ir.errors import CompileError
 from convc.ir.graph import Attrs, Graph, Node
+from convc.passes.certificate import Verdict
+from convc.passes.check import Checker
 from convc.passes.layout import CHOOSE_LAYOUT
 from convc.passes.lower import CHOOSE_SCHEDULE
 from convc.passes.manager import Context, Pass, Stage, Trail, run_passes
@@ -197,6 +200,25 @@ class Search:
             return first_fault(step.compile(self.backend, 4, self.threads)) is not None
         except Exception:  # noqa: BLE001 - what cannot stand alone shows nothing
             return False
+
+
+def between(before: Graph, after: Graph) -> Finding | Verdict:
+    """Where two graphs part that should mean the same, else what shows that they do.
+
+    They may differ by rounding: then it is within what both are allowed.
+    """
+    checker = Checker()
+    try:
+        return checker.equal(before, after)
+    except CompileError:
+        try:
+            return checker.close(before, after)
+        except CompileError as error:
+            found = parting(before, after)
+            reason = f"{found.reason}; {error}" if found else str(error)
+            node = found.node if found else None
+            op = node.op if node else ""
+            return Finding("graph", after.name, op, line_of(node), reason, "")
 
 
 def _refused(graph: Graph, item: Pass, context: Context) -> bool:
