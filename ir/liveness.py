@@ -5,9 +5,10 @@ of the step. The planner follows these rules, the verifier holds a plan to them,
 bound that is printed beside a plan is their consequence.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 
-from convc.ir.graph import VIEWS, Graph, Node, Region
+from convc.ir.graph import VIEWS, Graph, Node
 from convc.ir.ops import OPS
 
 Pair = tuple[int, int]
@@ -56,13 +57,13 @@ def takeovers(graph: Graph) -> dict[int, tuple[Pair, ...]]:
     """
     home, span, found = homes(graph), lives(graph), {}
     for at, node in enumerate(graph.nodes):
-        read = [home[v.name] for v in node.operands]
+        reads = Counter(home[v.name] for v in node.operands)
+        last = {name for name, n in reads.items() if n == 1 and span[name][1] == at}
+        own = {v.name for v in node.results if home[v.name] == v.name}
         pairs = tuple(
             (i, j)
-            for i, j in in_place(node)
-            if span[read[i]][1] == at
-            and read.count(read[i]) == 1
-            and home[node.results[j].name] == node.results[j].name
+            for i, j in (in_place(node) if last and own else ())
+            if home[node.operands[i].name] in last and node.results[j].name in own
         )
         if pairs:
             found[at] = pairs
@@ -79,27 +80,22 @@ def in_place(node: Node) -> tuple[Pair, ...]:
     region = node.region
     if region is None:
         return ()
+    readers = Counter(v.name for n in region.nodes for v in set(n.operands))
+    origins: dict[str, set[int]] = {
+        v.name: {i}
+        for i, v in enumerate(region.inputs)
+        if readers[v.name] == 1 and v not in region.yields
+    }
+    for inner in region.nodes:
+        if OPS[inner.op].elementwise:
+            alike = (v.name for v in inner.operands if v.type == inner.result.type)
+            origins[inner.name] = {i for name in alike for i in origins.get(name, ())}
     return tuple(
         (i, j)
-        for i, operand in enumerate(node.operands)
-        if sum(region.inputs[i] in n.operands for n in region.nodes) == 1
-        for j, result in enumerate(node.results)
-        if result.type == operand.type and j in _reached(region, i)
+        for j, value in enumerate(region.yields)
+        for i in sorted(origins.get(value.name, ()))
+        if node.operands[i].type == node.results[j].type
     )
-
-
-def _reached(region: Region, index: int) -> set[int]:
-    """The yields that elementwise ops on values of its type make of an input."""
-    source = region.inputs[index]
-    reached = {source.name}
-    for node in region.nodes:
-        if OPS[node.op].elementwise and any(
-            v.name in reached and v.type == node.result.type for v in node.operands
-        ):
-            reached.add(node.name)
-    if source in region.yields:
-        return set()
-    return {j for j, value in enumerate(region.yields) if value.name in reached}
 
 
 def alive(graph: Graph, batch: int, scratch: Mapping[str, int]) -> list[int]:

@@ -3,7 +3,8 @@
 Every value, every kernel's scratch and every parameter gets a byte range. Ranges are
 assigned largest first, each at the lowest offset that is free during its life: the
 greedy-by-size heuristic of Pisarchyk and Lee, "Efficient memory management for deep
-neural net inference" (2020), section 4.
+neural net inference" (2020), section 4. It errs where what is needed always stands in
+the way of the rest, so that two other orders are tried as well.
 
 Who needs memory and for how long, ``ir/liveness.py`` says: inputs and parameters
 always; an update lies on its parameter, which is donated to it, and a view on its
@@ -11,7 +12,10 @@ source. A result lies on an operand that is read for the last time, where that i
 and the backend's code allows it.
 """
 
+from bisect import insort
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 from convc.backends.base import flat_groups
 from convc.ir.errors import CompileError
@@ -38,6 +42,10 @@ class _Block:
     @property
     def size(self) -> int:
         return -(-sum(size for _, size in self.members) // ALIGN) * ALIGN
+
+
+Order = Callable[[_Block], tuple[int, ...]]
+"""By which numbers blocks are sorted before they are placed."""
 
 
 def plan_memory(graph: Graph, context: Context) -> Graph:
@@ -123,18 +131,36 @@ def _scratch(graph: Graph, context: Context) -> list[_Block]:
 
 
 def _place(blocks: list[_Block]) -> int:
-    """Give each block its offset; the bytes needed in all."""
+    """Give each block its offset, in the best of three orders; the bytes needed in all.
+
+    The largest first; the same after all that is needed always; those needed longest.
+    """
+    end = max((b.last for b in blocks), default=0)
+    orders: tuple[Order, ...] = (
+        lambda b: (-b.size, b.first),
+        lambda b: (b.first > 0 or b.last < end, -b.size, b.first),
+        lambda b: (-b.last, -b.size),
+    )
+    total, offsets = min((_offsets(blocks, o) for o in orders), key=itemgetter(0))
+    for block, offset in zip(blocks, offsets, strict=True):
+        block.offset = offset
+    return total
+
+
+def _offsets(blocks: list[_Block], order: Order) -> tuple[int, list[int]]:
+    """The lowest free offset for one block after the other, and the bytes needed."""
     placed: list[_Block] = []
-    for block in sorted(blocks, key=lambda b: (-b.size, b.first, b.members[0][0])):
+    for block in sorted(blocks, key=lambda b: (*order(b), b.members[0][0])):
         offset = 0
         for other in placed:
-            together = other.first <= block.last and block.first <= other.last
-            if together and other.offset < offset + block.size:
+            if other.offset >= offset + block.size:
+                break
+            if other.first <= block.last and block.first <= other.last:
                 offset = max(offset, other.offset + other.size)
         block.offset = offset
-        placed.append(block)
-        placed.sort(key=lambda b: b.offset)
-    return max((b.offset + b.size for b in blocks), default=0)
+        insort(placed, block, key=lambda b: b.offset)
+    end = max((b.offset + b.size for b in blocks), default=0)
+    return end, [b.offset for b in blocks]
 
 
 def _rows(block: _Block) -> list[Buffer]:

@@ -12,14 +12,13 @@ and LEAST.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from convc.ir.graph import Graph, Node, Value, substitute
 from convc.ir.liveness import alive, homes
 from convc.ir.ops import OPS
 from convc.passes.manager import Context, Pass
-from convc.passes.plan_memory import plan_memory
 
 WORTH = 2.0
 """Percent of the arena that a percent of the step's predicted time must save."""
@@ -36,21 +35,52 @@ class _Wait:
     last: int
 
 
+@dataclass
+class _Kernels:
+    """What the backend says of each kernel, asked once."""
+
+    context: Context
+    scratches: dict[str, int] = field(default_factory=dict)
+    times: dict[str, float] = field(default_factory=dict)
+
+    def scratch(self, graph: Graph) -> dict[str, int]:
+        """The private memory of all workers, by the kernel's name."""
+        threads = self.context.threads
+        for node in graph.nodes:
+            if node.region and node.name not in self.scratches:
+                found = self.context.backend.scratch(node, threads)
+                self.scratches[node.name] = threads * sum(s.nbytes for s in found)
+        return self.scratches
+
+    def alive(self, graph: Graph) -> list[int]:
+        """What any plan must hold at each launch."""
+        return alive(graph, self.context.batch, self.scratch(graph))
+
+    def seconds(self, node: Node) -> float:
+        """The predicted time of a kernel with the schedule it has."""
+        if node.name not in self.times:
+            batch, threads = self.context.batch, self.context.threads
+            found = self.context.backend.candidates(node, batch, threads)
+            fitting = (c for c in found if c.schedule == node.schedule)
+            self.times[node.name] = next(fitting, found[0]).cost.seconds
+        return self.times[node.name]
+
+
 def recompute(graph: Graph, context: Context) -> Graph:
     """Repeat cheap kernels, those with large results first, where that pays.
 
-    Each repetition lowers the planned peak. Of a value that waits and is kept, the
+    Each repetition lowers the liveness bound. Of a value that waits and is kept, the
     refusal says why.
     """
-    asked: set[str] = set()
+    kernels, asked = _Kernels(context), set[str]()
     while True:
-        peak = _peak(_alive(graph, context))
-        for wait in _waits(graph, peak, context):
+        before = kernels.alive(graph)
+        for wait in _waits(graph, _peak(before), context.batch):
             if wait.node.name in asked:
                 continue
             asked.add(wait.node.name)
             trial = _repeated(graph, wait)
-            reason = _objection(graph, trial, wait, peak, context)
+            reason = _objection(graph, trial, wait, before, kernels)
             if reason is None:
                 graph = trial
                 break
@@ -60,23 +90,7 @@ def recompute(graph: Graph, context: Context) -> Graph:
             return graph
 
 
-def _peak(bytes_alive: list[int]) -> int:
-    """The launch at which most is alive."""
-    return bytes_alive.index(max(bytes_alive))
-
-
-def _alive(graph: Graph, context: Context) -> list[int]:
-    """What any plan must hold at each launch."""
-    scratch = {
-        node.name: context.threads
-        * sum(s.nbytes for s in context.backend.scratch(node, context.threads))
-        for node in graph.nodes
-        if node.region
-    }
-    return alive(graph, context.batch, scratch)
-
-
-def _waits(graph: Graph, peak: int, context: Context) -> list[_Wait]:
+def _waits(graph: Graph, peak: int, batch: int) -> list[_Wait]:
     """The cheap kernels whose result waits, the largest first.
 
     For each the time around the peak, else the longest.
@@ -90,7 +104,12 @@ def _waits(graph: Graph, peak: int, context: Context) -> list[_Wait]:
         if times and home[node.name] == node.name:
             times.sort(key=lambda t: (t[0] < peak < t[1], t[1] - t[0]))
             found.append(_Wait(node, *times[-1]))
-    return sorted(found, key=lambda w: -w.node.result.type.nbytes(context.batch))
+    return sorted(found, key=lambda w: -w.node.result.type.nbytes(batch))
+
+
+def _peak(bytes_alive: list[int]) -> int:
+    """The launch at which most is alive."""
+    return bytes_alive.index(max(bytes_alive))
 
 
 def _is_cheap(node: Node) -> bool:
@@ -126,25 +145,25 @@ def _repeated(graph: Graph, wait: _Wait) -> Graph:
 
 
 def _objection(
-    graph: Graph, trial: Graph, wait: _Wait, peak: int, context: Context
+    graph: Graph, trial: Graph, wait: _Wait, before: list[int], kernels: _Kernels
 ) -> str | None:
     """Why the result is better kept, None if it is better made again."""
+    peak = _peak(before)
     if not wait.first < peak < wait.last:
         return f"it does not wait while the peak passes, at {_called(graph, peak)}"
     gone = _updated_before(graph, wait)
     if gone:
         return f"{gone} has its new value by then"
-    bounds = [max(_alive(g, context)) for g in (graph, trial)]
-    if 1 - bounds[1] / bounds[0] < LEAST:
-        return (
-            f"making it again would save {1 - bounds[1] / bounds[0]:.1%} of the arena"
-        )
-    before, after = (_size(g, context) for g in (graph, trial))
-    saved, slower = 1 - after / before, 0.0
+    saved = wait.node.result.type.nbytes(kernels.context.batch) / max(before)
+    if saved >= LEAST:  # as it can be at best
+        saved = 1 - max(kernels.alive(trial)) / max(before)
+    slower = 0.0
+    if saved < LEAST:
+        return f"making it again would save {saved:.1%} of the arena at most"
     if len(trial.nodes) > len(graph.nodes):
-        total = sum(_seconds(n, context) for n in graph.nodes if n.region)
-        slower = _seconds(wait.node, context) / total
-    if saved >= max(LEAST, WORTH * slower):
+        total = sum(kernels.seconds(n) for n in graph.nodes if n.region)
+        slower = kernels.seconds(wait.node) / total
+    if saved >= WORTH * slower:
         return None
     return (
         f"making it again would save {saved:.1%} of the arena and take {slower:.1%} of "
@@ -169,18 +188,6 @@ def _updated_before(graph: Graph, wait: _Wait) -> str | None:
         if maker and maker.name in made and parameter.name in read:
             return str(parameter)
     return None
-
-
-def _size(graph: Graph, context: Context) -> int:
-    arena = plan_memory(graph, context).arena
-    return arena.size if arena else 0
-
-
-def _seconds(node: Node, context: Context) -> float:
-    """The predicted time of a kernel with the schedule it has."""
-    found = context.backend.candidates(node, context.batch, context.threads)
-    fitting = (c for c in found if c.schedule == node.schedule)
-    return next(fitting, found[0]).cost.seconds
 
 
 RECOMPUTE = Pass("recompute", recompute, ("kernel",))
