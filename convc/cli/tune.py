@@ -138,24 +138,24 @@ def _report(outcomes: list[Outcome], single: int, path: Path) -> None:
 
 
 def _table(outcomes: list[Outcome]) -> Table:
+    """A line for each kernel, and below it one for each schedule."""
+    from rich import box
     from rich.table import Table
 
-    table = Table()
-    table.add_column("kernel")
-    table.add_column("schedule")
-    table.add_column("predicted", justify="right")
-    table.add_column("measured", justify="right")
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("kernel and schedules", no_wrap=True)
+    table.add_column("predicted", justify="right", no_wrap=True)
+    table.add_column("measured", justify="right", no_wrap=True)
     table.add_column("")
     for outcome in outcomes:
-        for number, trial in enumerate(outcome.trials):
-            name = "" if number else _name(outcome.task)
+        table.add_row(_name(outcome.task), style="cyan")
+        for trial in outcome.trials:
             predicted = _milliseconds(trial.candidate.cost.seconds)
             measured = "" if trial.seconds is None else _milliseconds(trial.seconds)
-            remark = _remark(outcome, trial)
             table.add_row(
-                *(name, _schedule(trial), predicted, measured, remark),
+                *(f"  {_schedule(trial)}", predicted, measured),
+                _remark(outcome, trial),
                 style="bold" if trial is outcome.winner else "",
-                end_section=trial is outcome.trials[-1],
             )
     return table
 
@@ -173,12 +173,10 @@ def _schedule(trial: Trial) -> str:
 def _remark(outcome: Outcome, trial: Trial) -> str:
     if trial.fault:
         return f"wrong: {trial.fault}"
-    marks = []
+    predicted = trial is outcome.trials[0]
     if trial is outcome.winner:
-        marks.append("fastest")
-    if trial is outcome.trials[0]:
-        marks.append("cost model's choice")
-    return ", ".join(marks)
+        return "fastest, as predicted" if predicted else "fastest"
+    return "predicted fastest" if predicted else ""
 
 
 def _milliseconds(seconds: float) -> str:

@@ -63,7 +63,8 @@ def test_equal_kernels_are_one_task_and_lone_schedules_none() -> None:
         "two_dense_bias_relu": 2,
         "logits_dense_bias": 1,
     }
-    assert single == 1  # the copy of the image
+    kernels = MODEL.inference().compile(batch=BATCH, threads=2).kernels
+    assert single == len(kernels) - 5
     assert all(len(t.candidates) > 1 for t in found)
 
 

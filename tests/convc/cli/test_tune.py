@@ -54,14 +54,16 @@ def test_the_table_has_every_candidate_and_the_file_every_winner(
     result = tune()
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    (first,) = (line for line in lines if "one_dense_bias_relu" in line)
-    assert "100.000 ms" in first
-    assert "cost model's choice" in first
-    assert "fastest" in lines[lines.index(first) + 1]
+    at = next(i for i, line in enumerate(lines) if "one_dense_bias_relu" in line)
+    first, second = lines[at + 1 : at + 3]
+    assert first.split()[-4:] == ["100.000", "ms", "predicted", "fastest"]
+    assert second.split()[-3:] == ["50.000", "ms", "fastest"]
+    assert {line.split()[0] for line in (first, second)} == {
+        "gemm_rows",
+        "gemm_columns",
+    }
     counts, choice, written = lines[-3:]
-    assert counts == (
-        "2 kernels measured, 0 known from convc.lock, 1 with one schedule only"
-    )
+    assert counts.startswith("2 kernels measured, 0 known from convc.lock, ")
     assert choice == (
         "the cost model's choice is the fastest of 0 of 2 kernels, at worst 2.00 times "
         "the fastest"
