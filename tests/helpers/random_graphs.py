@@ -177,7 +177,8 @@ def _pad_or_slice(s: _Sketch, x: Value) -> Value:
     last, size = x.type.rank - 1, x.type.inner[-1]
     if size > 1 and s.pick(True, False):
         return s.add("slice", x, axis=last, start=1, size=size - 1)
-    return s.add("pad", x, pads=(0,) * (2 * last) + (0, 1))
+    around = (1, 0, 0, 2, 0, 0) if last == 3 and s.pick(True, False) else (0, 1)
+    return s.add("pad", x, pads=(0,) * (2 * last + 2 - len(around)) + around)
 
 
 def _batch_norm(s: _Sketch, x: Value) -> Value:

@@ -14,11 +14,12 @@ from convc.ir.verifier import verify
 from convc.optimizers import SGD, Adam, AdamW, Momentum
 from convc.passes.canonicalize import CANONICALIZE
 from convc.passes.commute_relu import COMMUTE_RELU
+from convc.passes.fold_padding import FOLD_PADDING
 from convc.passes.manager import Pass
 from convc.pipeline import INFERENCE, LOWERING, Step, training
 from convc.program import Program
 
-AS_TRACED = (CANONICALIZE, COMMUTE_RELU, *LOWERING)
+AS_TRACED = (CANONICALIZE, FOLD_PADDING, COMMUTE_RELU, *LOWERING)
 OPTIMIZERS = (
     SGD(0.125, weight_decay=0.5),
     Momentum(0.25, nesterov=True),
