@@ -5,13 +5,14 @@ are then the gradient that the rule is given, and the rule is all that can be wr
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from convc.ir.builder import GraphBuilder
 from convc.ir.errors import CompileError, TypeRuleError
 from convc.ir.graph import Attr, Graph, Node, Value
 from convc.ir.ops import OPS
 from convc.ir.types import BATCH, TensorType
+from convc.passes.canonicalize import drop_dead
 from convc.passes.gradient_check import GRADIENT, compare_gradients
 from convc.passes.samples import BATCH as IMAGES
 from convc.passes.samples import Samples
@@ -27,7 +28,12 @@ class Rule:
 
 
 def checked_rules(graph: Graph) -> Iterator[Rule]:
-    """The rule of every op that a gradient flows through, each geometry once."""
+    """The rules of the ops that the loss's gradient flows through, each geometry once.
+
+    Of any output, where none is called ``loss``.
+    """
+    losing = tuple(o for o in graph.outputs if o[0] == "loss") or graph.outputs
+    graph = drop_dead(replace(graph, outputs=losing, updates=()))
     flowing = {p.value.name for p in graph.parameters if p.trainable}
     seen = set()
     for node in graph.nodes:
