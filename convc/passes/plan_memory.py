@@ -15,6 +15,7 @@ and the backend's code allows it.
 from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from operator import itemgetter
 
 from convc.backends.base import flat_groups
@@ -39,7 +40,7 @@ class _Block:
     last: int
     offset: int = -1
 
-    @property
+    @cached_property
     def size(self) -> int:
         return -(-sum(size for _, size in self.members) // ALIGN) * ALIGN
 
