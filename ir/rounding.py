@@ -8,15 +8,17 @@ data make all partial sums representable the bound is 0: results must be equal.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
-from convc.ir.graph import Graph, Node, Value
+from convc.ir.graph import Attrs, Graph, Node, Value
 from convc.ir.interpreter import Result, batch_of, interpret
 from convc.ir.ops import OPS
 from convc.ir.ops.base import Array
 from convc.ir.rounding_base import Rounded, Site, storage_of
 from convc.ir.rounding_rules import RULES
+from convc.ir.rounding_winograd import scheduled
 from convc.ir.types import DType
 
 State = dict[str, Rounded]
@@ -59,9 +61,9 @@ def bounded(
     The bounds hold for arithmetic of unit roundoff ``unit`` and float32's range: sums
     in any order, fused multiply-add or not, a bias first or last, division by a
     constant or multiplication by its reciprocal, exp, log, tanh and cos to 4 units in
-    the last place. They do not cover other algebra: Winograd's or FFT convolution,
-    variance as the mean of squares less the square of the mean. RunError as
-    ``interpret`` raises it.
+    the last place. They do not cover other algebra, such as FFT convolution or a
+    variance as the mean of squares less the square of the mean, but for Winograd's
+    convolution in kernels that are scheduled so. RunError as ``interpret`` raises it.
 
     Worst cases multiply from layer to layer, so that for a whole network in float32
     the bounds hold but say little. ``unit=2**-53`` bounds float64 runs (``interpret``
@@ -104,20 +106,26 @@ def _stored(value: Value, array: Array, unit: float) -> Rounded:
     return Rounded(array, error)
 
 
-def _run(nodes: Sequence[Node], state: State, batch: int, unit: float) -> None:
+def _run(
+    nodes: Sequence[Node],
+    state: State,
+    batch: int,
+    unit: float,
+    schedule: Attrs = MappingProxyType({}),
+) -> None:
     for node in nodes:
         args = tuple(state[v.name] for v in node.operands)
         if node.region is not None:
             local = dict(zip((v.name for v in node.region.inputs), args, strict=True))
-            _run(node.region.nodes, local, batch, unit)
+            _run(node.region.nodes, local, batch, unit, node.schedule or {})
             results = tuple(local[v.name] for v in node.region.yields)
         else:
-            results = _run_op(node, args, batch, unit)
+            results = _run_op(node, args, batch, unit, schedule)
         state.update(zip((v.name for v in node.results), results, strict=True))
 
 
 def _run_op(
-    node: Node, args: tuple[Rounded, ...], batch: int, unit: float
+    node: Node, args: tuple[Rounded, ...], batch: int, unit: float, schedule: Attrs
 ) -> tuple[Rounded, ...]:
     out = OPS[node.op].evaluate([a.value for a in args], node.attrs, batch)
     values = tuple(
@@ -127,7 +135,7 @@ def _run_op(
         )
     )
     site = Site(node, args, values, batch, unit)
-    return site.settle(RULES[node.op](site))
+    return site.settle(scheduled(site, RULES[node.op](site), schedule))
 
 
 def _wide(value: Value) -> "np.dtype[np.generic]":

@@ -125,6 +125,16 @@ def error_bound(m: int, r: int, channels: int) -> float:
     return worst
 
 
+def most_roundings(m: int, r: int) -> int:
+    """The most that any product of F(m x m, r x r) meets, but for those of its sum."""
+    t, found = transform(m, r), 0
+    for matrix in (t.filter, t.input, t.output):
+        rows = [_Row.of(row) for row in matrix]
+        pairs = product(range(len(rows)), repeat=2)
+        found += max(_roundings(rows, pair) for pair in pairs)
+    return found
+
+
 def direct_bound(r: int, channels: int) -> float:
     """The same for the sum of r·r·channels products in any order: p · gamma_p."""
     terms = r * r * channels

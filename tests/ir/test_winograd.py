@@ -119,6 +119,22 @@ def test_measured_errors_lie_within_the_bound(
     assert bound < 1e6 * max(error, 2.0**-24)
 
 
+@pytest.mark.parametrize(("m", "r"), POINTS)
+def test_two_outputs_see_their_own_windows_only(m: int, r: int) -> None:
+    """So that a window of zeros gives 0; of four outputs, all see all pixels."""
+    t = transform(m, r)
+    seen = [
+        {
+            d
+            for f, d in product(range(t.a), repeat=2)
+            if t.output[i][f] and t.input[f][d]
+        }
+        for i in range(m)
+    ]
+    own = [set(range(i, i + r)) for i in range(m)]
+    assert (seen == own) == (m == 2)
+
+
 def test_f_2_3_is_exact_on_whole_numbers() -> None:
     """Its factors are powers of two, so that nothing is rounded."""
     rng = np.random.default_rng(3)
