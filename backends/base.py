@@ -58,7 +58,7 @@ class Cost:
 class Candidate:
     """A schedule that the target can run a kernel with, and its predicted cost.
 
-    Where ``keeps_ties`` is false, results that must be equal, or 0, may differ by
+    Where ``keeps_ties`` is false, results that are sums of equal terms may differ by
     rounding, so that another element of a pool window may win.
     """
 

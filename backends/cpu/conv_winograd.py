@@ -6,6 +6,9 @@ transform in both dimensions is then one product with the Kronecker square of B;
 products over the channels are one product for each of the a·a frequencies; and the
 Kronecker square of A makes the m x m outputs of every tile. Filters are transformed in
 each run: in training they change. See convc.ir.winograd for the algebra.
+
+Every output of F(2x2, 3x3), the only one whose bound allows it, is made of the pixels
+of its own window: where these are all 0 it is exactly 0, and ReLU decides as ever.
 """
 
 from dataclasses import replace

@@ -121,19 +121,16 @@ FORM_KERNELS = Pass("form-kernels", form_kernels, ("tensor", "fusing"), "kernel"
 def choose_schedule(graph: Graph, context: Context) -> Graph:
     """Give every kernel a schedule: its own, else a measured, else a predicted one.
 
-    Where gradients ask which of several values is the largest, or above 0, only those
-    predictions count that keep ties: a constant background has them everywhere.
+    Where gradients ask which of several values was the largest, only those predictions
+    count that keep ties: a constant background has them everywhere.
     """
     bodies = (n.region.nodes for n in graph.nodes if n.region is not None)
-    ties = any(n.op in _DECIDED_BY_TIES for body in bodies for n in body)
+    ties = any(n.op == "max_pool2d_grad" for body in bodies for n in body)
     nodes = tuple(
         _scheduled(node, context, ties) if node.region is not None else node
         for node in graph.nodes
     )
     return replace(graph, nodes=nodes)
-
-
-_DECIDED_BY_TIES = ("max_pool2d_grad", "relu_grad")
 
 
 def _scheduled(node: Node, context: Context, ties: bool) -> Node:

@@ -236,11 +236,12 @@ graph g(%x: f32[N,8,8,64]) -> (y=%2) {
   %2 = relu(%1) : f32[N,8,8,64]
 }
 """
-GRADIENT = TIED.replace("(y=%2)", "(y=%2, dx=%4)").replace(
+GRADIENT = TIED.replace("(y=%2)", "(y=%2, d=%5)").replace(
     "\n}",
     """
-  %3 = relu_grad(%2, %2) : f32[N,8,8,64]
-  %4 = conv2d_input_grad(%3, %w) {padding=same, size=[8,8]} : f32[N,8,8,64]
+  %3 = max_pool2d_argmax(%2) {window=[2,2], strides=[2,2]} : u8[N,4,4,64]
+  %4 = max_pool2d(%2) {window=[2,2], strides=[2,2]} : f32[N,4,4,64]
+  %5 = max_pool2d_grad(%3, %4) {window=[2,2], strides=[2,2], size=[8,8]} : f32[N,8,8,64]
 }""",
 )
 
