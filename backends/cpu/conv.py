@@ -56,6 +56,18 @@ class ConvForward(Emitter):
         """What the algorithm needs."""
         return self._algorithm(kernel).scratch(kernel, conv_plan(kernel))
 
+    def in_place(self, kernel: Kernel) -> tuple[tuple[int, int], ...]:
+        """What a residual adds: it is read before the result is written there.
+
+        Not where products are summed up there first, or the convolution reads it too.
+        """
+        plan, region = conv_plan(kernel), kernel.region
+        if plan.other is None or plan.other in plan.conv.operands:
+            return ()
+        if self._algorithm(kernel).sums_in_place(plan):
+            return ()
+        return ((region.inputs.index(plan.other), region.yields.index(plan.last)),)
+
     def emit(self, w: Writer, kernel: Kernel) -> None:
         """Write the body of the kernel's function."""
         self._algorithm(kernel).emit(w, kernel, conv_plan(kernel))

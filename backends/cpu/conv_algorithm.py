@@ -40,6 +40,10 @@ class ConvAlgorithm(ABC):
     def scratch(self, kernel: Kernel, plan: ConvPlan) -> tuple[Scratch, ...]:
         """Private memory of each worker."""
 
+    def sums_in_place(self, plan: ConvPlan) -> bool:
+        """Whether products are added up where the results belong."""
+        return False
+
     @abstractmethod
     def emit(self, w: Writer, kernel: Kernel, plan: ConvPlan) -> None:
         """Write the body of the kernel's function."""

@@ -68,10 +68,15 @@ class ShiftedGemm(ConvAlgorithm):
         product = gemm(g.k, g.kw * g.c, m)
         return total([batched(product, pixels * g.kh, blocks * g.kh), sums, done])
 
+    def sums_in_place(self, plan: ConvPlan) -> bool:
+        """Whether products are added up where the results belong."""
+        return plan.pool is None
+
     def emit(self, w: Writer, kernel: Kernel, plan: ConvPlan) -> None:
         """Write the body of the kernel's function."""
         g, rows = plan.tiles, kernel.integer("rows")
-        block = Block((rows, g.cols, g.k, "m"), by_pixel=True, here=plan.pool is None)
+        here = self.sums_in_place(plan)
+        block = Block((rows, g.cols, g.k, "m"), by_pixel=True, here=here)
         w(f"x = {kernel.mem(plan.conv.operands[0])}")
         w(f"w = {kernel.mem(plan.conv.operands[1])}")
         emit_operands(w, kernel, plan, block)

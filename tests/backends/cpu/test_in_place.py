@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pass_bench import graph_of
 from random_graphs import Example, graphs
+from schedules import scheduled
 
 from convc.backends.cpu.elementwise import LINES
 from convc.ir.errors import CompileError
@@ -116,6 +117,34 @@ def test_an_overlap_that_the_code_does_not_tolerate_is_refused() -> None:
     with pytest.raises(CompileError, match=r"its result %z at offset \d+ lies on %a"):
         compiled(edited, 4, 2, ())
     assert compiled(graph_of(text), 4, 2, (*LOWERING[:-1], PLAN_MEMORY))
+
+
+@pytest.mark.parametrize("other", ["%s", "%a"])
+@pytest.mark.parametrize("algorithm", ["im2col_rows", "shifted_gemm"])
+def test_a_sum_may_take_the_place_of_what_a_convolution_adds(
+    algorithm: str, other: str
+) -> None:
+    """Not where products are summed up there, nor where it is convolved as well."""
+    graph = graph_of(f"""
+    graph g(%x: f32[N,6,6,2]) -> (z=%z) {{
+      param %k : f32[3,3,2,2] = zeros()
+      %a = exp(%x) : f32[N,6,6,2]
+      %s = sqrt(%a) : f32[N,6,6,2]
+      %c = conv2d(%a, %k) {{padding=same}} : f32[N,6,6,2]
+      %d = add(%c, {other}) : f32[N,6,6,2]
+      %z = tanh(%d) : f32[N,6,6,2]
+    }}
+    """)
+    schedule = {"algorithm": algorithm, "images": 2, "rows": 2}
+    for threads in (1, 3):
+        program = compiled(graph, 4, threads, scheduled("conv2d", schedule, IN_ORDER))
+        program.load(parameters_for(graph))
+        at = offsets(program)
+        taken = algorithm == "im2col_rows" and other == "%s"
+        assert (at["z"] == at.get(other[1:])) == taken
+        poison(program)
+        _, wrong = agrees(graph, inputs_for(graph, 3), program)
+        assert not wrong
 
 
 TEAMS = st.sampled_from([(1, 0), (2, 1), (3, 0)])
