@@ -15,12 +15,12 @@ import numpy as np
 
 from convc.backends import backend_named
 from convc.backends.base import Candidate
-from convc.ir.graph import Graph, Node
+from convc.ir.graph import Attrs, Graph, Node
 from convc.ir.interpreter import Result, interpret
 from convc.ir.ops.base import Array
 from convc.ir.rounding import Bounds, bounded
 from convc.lockfile import Entry, Key, Measured, key_of
-from convc.passes.lower import CHOOSE_SCHEDULE
+from convc.passes.lower import CHOOSE_SCHEDULE, depends_on_ties
 from convc.passes.manager import Context, Pass, run_passes
 from convc.passes.samples import BATCH, State, fewest_classes, sample
 from convc.pipeline import Step, default_threads
@@ -124,11 +124,13 @@ def tasks_of(
 ) -> tuple[list[Task], int]:
     """The kernels of a step that leave a choice, and how many leave none.
 
-    Kernels that mean the same on the same shapes are one task.
+    A schedule that may break ties is none where gradients depend on them. Kernels that
+    mean the same on the same shapes are one task.
     """
     context = Context(backend_named(backend), batch, threads or default_threads())
     at = step.passes.index(CHOOSE_SCHEDULE)
     graph = run_passes(step.graph, step.passes[:at], context)[-1].graph
+    ties = depends_on_ties(graph)
     target = context.backend.target(context.threads)
     tasks: dict[Key, Task] = {}
     single = 0
@@ -137,7 +139,8 @@ def tasks_of(
         if key in tasks:
             tasks[key] = replace(tasks[key], count=tasks[key].count + 1)
             continue
-        found = context.backend.candidates(node, batch, context.threads)
+        every = context.backend.candidates(node, batch, context.threads)
+        found = tuple(c for c in every if c.keeps_ties or not ties)
         if len(found) > 1:
             made = alone(graph, node)
             tasks[key] = Task(made, key, found, context, step.passes[at:])
@@ -182,12 +185,13 @@ def tune(task: Task, top: int, rounds: int) -> Outcome:
 
     ``rounds`` is how often they take turns.
     """
-    candidates, tests = task.best(top), references(task)
+    candidates, oracle = task.best(top), Oracle(task)
     programs: dict[int, Program] = {}
     faults: dict[int, str] = {}
     for number, candidate in enumerate(candidates):
         try:
             program = task.program(candidate)
+            tests = oracle.references(candidate.schedule)
             found = [fault for test in tests for fault in test.faults(program)]
         except Exception as error:  # noqa: BLE001 - wrong code may raise anything
             found = [f"{type(error).__name__}: {error}"]
@@ -211,6 +215,12 @@ class Reference:
     parameters: State
     bounds: Bounds
 
+    @property
+    def every_bound(self) -> list[Array]:
+        """The bounds of outputs and updates."""
+        found = self.bounds
+        return [*found.output_bounds.values(), *found.update_bounds.values()]
+
     def faults(self, program: Program) -> list[str]:
         """How the program's results differ by more than rounding may."""
         program.load(self.parameters)
@@ -219,33 +229,46 @@ class Reference:
         return self.bounds.faults(Result(outputs, program.state()))
 
 
-def references(task: Task) -> list[Reference]:
-    """A batch of whole numbers, and a few images of whole and of real numbers.
+class Oracle:
+    """What the results of one kernel must be, and how far off they may be.
 
-    The batch comes first: what it leaves in a program's memory the others must not see.
+    The bounds depend on the schedule where its algebra is another than the kernel's.
     """
-    batch = task.context.batch
-    few = min(BATCH, batch)
-    small = [_reference(task.graph, few, whole) for whole in (True, False)]
-    if batch == few:
-        return small
-    exact = not any(
-        bound.any()
-        for bounds in (small[0].bounds.output_bounds, small[0].bounds.update_bounds)
-        for bound in bounds.values()
-    )
-    return [_reference(task.graph, batch, True, exact), *small]
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._result: Result | None = None
+
+    def references(self, schedule: Attrs) -> list[Reference]:
+        """A batch of whole numbers, and a few images of whole and of real numbers.
+
+        The batch comes first: what it leaves in memory the others must not see.
+        """
+        node = replace(self._task.kernel, schedule=schedule)
+        graph = replace(self._task.graph, nodes=(node,))
+        batch = self._task.context.batch
+        small = [bounded_on(graph, min(BATCH, batch), whole) for whole in (True, False)]
+        if batch <= BATCH:
+            return small
+        exact = not any(bound.any() for bound in small[0].every_bound)
+        full = self._exact(batch) if exact else bounded_on(graph, batch, True)
+        return [full, *small]
+
+    def _exact(self, batch: int) -> Reference:
+        """The interpreter's results on whole numbers that nothing rounds."""
+        inputs, parameters = _data(self._task.graph, batch, whole=True)
+        if self._result is None:
+            graph = self._task.graph
+            self._result = interpret(graph, inputs, parameters, float64=True)
+        outputs, updates = self._result.outputs, self._result.updates
+        bounds = Bounds(outputs, updates, _zeros(outputs), _zeros(updates))
+        return Reference(inputs, parameters, bounds)
 
 
-def _reference(graph: Graph, batch: int, whole: bool, exact: bool = False) -> Reference:
-    """The interpreter's results within derived bounds, 0 where all is ``exact``."""
+def bounded_on(graph: Graph, batch: int, whole: bool) -> Reference:
+    """The interpreter's results on drawn data within derived bounds."""
     inputs, parameters = _data(graph, batch, whole)
-    if not exact:
-        return Reference(inputs, parameters, bounded(graph, inputs, parameters))
-    result = interpret(graph, inputs, parameters, float64=True)
-    outputs, updates = result.outputs, result.updates
-    bounds = Bounds(outputs, updates, _zeros(outputs), _zeros(updates))
-    return Reference(inputs, parameters, bounds)
+    return Reference(inputs, parameters, bounded(graph, inputs, parameters))
 
 
 def _zeros(arrays: Mapping[str, Array]) -> State:
