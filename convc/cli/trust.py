@@ -139,12 +139,19 @@ def audit(
     wrong = sum(not row.ok for row in rows)
     if as_json:
         for row in rows:
-            click.echo(json.dumps({**asdict(row), "error": row.error, "ok": row.ok}))
+            verdict = {"error": row.error, "ok": row.ok, "loose": row.loose}
+            click.echo(json.dumps({**asdict(row), **verdict}))
     else:
         print_table(_table(rows))
-        said = f"{wrong} of them wrong" if wrong else "all within what rounding allows"
-        click.echo(f"{len(rows)} comparisons, {said}")
+        click.echo(_counted(rows, wrong))
     sys.exit(1 if wrong else 0)
+
+
+def _counted(rows: list[Row], wrong: int) -> str:
+    said = f"{wrong} of them wrong" if wrong else "all within what rounding allows"
+    loose = sum(row.ok and row.loose for row in rows)
+    aside = f", {loose} within a loose bound" if loose else ""
+    return f"{len(rows)} comparisons, {said}{aside}"
 
 
 def _table(rows: list[Row]) -> Table:
@@ -170,7 +177,9 @@ def _table(rows: list[Row]) -> Table:
     for row in rows:
         numbers = f"{row.compiled:.6g}", f"{row.expected:.6g}"
         limits = f"{row.error:.1e}", f"{row.bound:.1e}"
-        verdict = Text("ok", "green") if row.ok else Text("wrong", "bold red")
+        verdict = Text("wrong", "bold red")
+        if row.ok:
+            verdict = Text("loose", "yellow") if row.loose else Text("ok", "green")
         name = Text(row.layer if row.layer != last else "")
         table.add_row(name, row.test, Text(row.of), *numbers, *limits, verdict)
         last = row.layer

@@ -35,17 +35,18 @@ def test_right_gradients_pass(name: str) -> None:
     rows = rows_of(SEED_NETWORKS[name].model(name, 4))
     assert all(row.ok for row in rows), [row for row in rows if not row.ok]
     assert {row.test for row in rows} == {"adjoint", "differences"}
-    sharp = [row for row in rows if row.bound <= 1e-2 * max(1, abs(row.expected))]
-    assert len(sharp) >= 0.8 * len(rows)
+    layers = [row for row in rows if row.layer != "network"]
+    assert sum(row.loose for row in layers) <= 0.15 * len(layers)
 
 
 def test_every_layer_with_parameters_has_rows_for_each_of_them() -> None:
     rows = rows_of(MODEL)
-    assert list(dict.fromkeys(row.layer for row in rows)) == [
-        "conv1",
-        "conv2",
-        "logits",
-    ]
+    layers = [*dict.fromkeys(row.layer for row in rows)]
+    assert layers == ["conv1", "conv2", "logits", "network"]
+    assert {row.of for row in rows if row.layer == "network"} == {
+        *(f"{layer}/{kind}" for layer in layers[:3] for kind in ("kernel", "biases")),
+        "input/image",
+    }
     of = [row.of for row in rows if row.layer == "conv2" and not row.direction]
     assert of[:2] == ["conv2d dX", "conv2d dW"]
     assert of[2:4] == ["conv2/kernel", "conv2/biases"]
@@ -117,6 +118,11 @@ def test_wrong_code_fails(
 
 def test_a_nan_is_not_within_any_bound() -> None:
     assert not Row("a", "adjoint", "dX", 0, float("nan"), 0.0, 1.0).ok
+
+
+def test_a_bound_as_large_as_what_it_bounds_is_loose() -> None:
+    assert Row("a", "differences", "w", 0, 0.5, 0.5, 0.2).loose
+    assert not Row("a", "adjoint", "dX", 0, 300.0, 300.0, 0.2).loose
 
 
 def test_a_block_is_a_layer_with_what_follows_it() -> None:
