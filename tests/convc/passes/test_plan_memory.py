@@ -146,15 +146,20 @@ def test_a_plan_that_puts_one_value_on_another_would_be_noticed() -> None:
 
 
 def replaced(graph: Graph, a: str, b: str, lives: dict[str, list[int]]) -> bool:
-    """Whether a kernel of one elementwise op reads one last and makes the other."""
+    """Whether one elementwise op of a kernel reads one last, which makes the other."""
     old, new = sorted((a, b), key=lambda name: min(lives[name]))
     at = max(lives[old])
     if min(lives[new]) != at or at == len(graph.nodes):
         return False
     node, buffers, home = graph.nodes[at], buffers_of(graph), home_of(graph)
-    body = [n.op for n in (node.region.nodes if node.region else ())]
+    if node.region is None:
+        return False
+    inside = dict(
+        zip((home[v.name] for v in node.operands), node.region.inputs, strict=True)
+    )
+    readers = [n.op for n in node.region.nodes if inside.get(old) in n.operands]
     return (
-        [OPS[op].elementwise for op in body if op != "constant"] == [True]
+        [OPS[op].elementwise for op in readers] == [True]
         and [home[v.name] for v in node.operands].count(old) == 1
         and new in {v.name for v in node.results}
         and buffers[old].offset == buffers[new].offset
