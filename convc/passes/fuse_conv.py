@@ -45,6 +45,7 @@ FUSE_CONV = Pass(
             never={
                 "batch_norm": "what is not folded into weights stands alone",
                 "avg_pool2d": "windows are pooled by their maximum only",
+                "apply_mask": "a mask joins a dense layer's kernel only",
             },
         )
     ),
@@ -117,6 +118,7 @@ def _backward_group(graph: Graph, anchor: Node, context: Context) -> list[str]:
 
 NOT_UNDONE = {
     "avg_pool2d_grad": "a tile undoes max-pools only",
+    "apply_mask": "a tile undoes no dropout",
     "max_pool2d_grad": "a tile undoes a ReLU behind the pool, here it was before it",
 }
 """Gradients that a reader may expect at the start of such a kernel, and why not."""

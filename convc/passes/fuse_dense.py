@@ -16,7 +16,10 @@ DENSE = Chain(
         Follower(("relu_grad",), operands=(1,)),
     ),
     keeps=True,
-    never={"batch_norm": "what is not folded into weights stands alone"},
+    never={
+        "batch_norm": "what is not folded into weights stands alone",
+        "add": "a sum joins a convolution's kernel only",
+    },
 )
 FUSE_DENSE = Pass("fuse-dense", fuse_chain(DENSE), ("tensor", "fusing"), "fusing")
 

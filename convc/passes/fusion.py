@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from convc.ir.graph import Graph, Node, Value
+from convc.passes.canonicalize import drop_dead
 from convc.passes.manager import Context
 from convc.passes.outline import is_convex, kernel_name, outline
 
@@ -47,7 +48,7 @@ def fuse_chain(chain: Chain) -> Callable[[Graph, Context], Graph]:
     """The rewrite that applies ``chain`` wherever it matches."""
 
     def rewrite(graph: Graph, context: Context) -> Graph:
-        graph = replace(graph, stage="fusing")
+        graph = drop_dead(replace(graph, stage="fusing"))
         for anchor in [n for n in graph.nodes if n.op == chain.anchor]:
             names = match(graph, anchor, chain, context)
             if len(names) > 1:

@@ -110,6 +110,13 @@ REFUSED = {
         ["conv2d", "bias_add"],
         "avg_pool2d stays outside: windows are pooled by their maximum only",
     ),
+    "a dropout": (
+        RESIDUAL.replace("(%x: f32[N,6,6,2])", "(%x: f32[N,6,6,2], %m: bool[N,6,6,2])")
+        .replace("add(%x, %2)", "relu(%2)")
+        .replace("relu(%3)", "apply_mask(%3, %m)"),
+        ["conv2d", "bias_add", "relu"],
+        "apply_mask stays outside: a mask joins a dense layer's kernel only",
+    ),
     "a normalization": (
         RESIDUAL.replace("add(%x, %2)", "batch_norm(%2, %b, %b, %b, %b)"),
         ["conv2d", "bias_add"],
@@ -168,6 +175,12 @@ GRADIENTS = {
             "(dw=", "(index=%a, dw="
         ),
         "avg_pool2d_grad stays outside: a tile undoes max-pools only",
+    ),
+    "a dropout": (
+        BACKWARD.replace(
+            "%d: f32[N,2,2,2])", "%d: f32[N,2,2,2], %m: bool[N,2,2,2])"
+        ).replace("relu_grad(%y, %d)", "apply_mask(%d, %m)"),
+        "apply_mask stays outside: a tile undoes no dropout",
     ),
     "overlapping windows": (
         BACKWARD.replace(

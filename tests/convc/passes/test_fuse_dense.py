@@ -33,6 +33,9 @@ REFUSED = {
             "apply_mask(%3, %mask) {scale=2.0}", "relu(%3)"
         )
     ),
+    "add stays outside: a sum joins a convolution's kernel only": (
+        DENSE.replace("relu(%2)", "add(%2, %b)")
+    ),
     "batch_norm stays outside: what is not folded into weights stands alone": (
         DENSE.replace("relu(%2)", "batch_norm(%2, %b, %b, %b, %b)")
     ),
