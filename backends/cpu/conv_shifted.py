@@ -65,12 +65,10 @@ class ShiftedGemm(ConvAlgorithm):
         blocks, pixels = g.rows / rows, g.rows * g.ph * g.width
         sums = passes(pixels * g.k * m / blocks, 3, blocks * (g.kh - 1))
         done = epilogue_cost(plan, min(rows, g.rows) * g.cols * g.k * m, blocks, 1)
-        product = gemm(g.k, g.kw * g.c, m)
-        return total([batched(product, pixels * g.kh, blocks * g.kh), sums, done])
-
-    def sums_in_place(self, plan: ConvPlan) -> bool:
-        """Whether products are added up where the results belong."""
-        return plan.pool is None
+        depth = g.kw * g.c
+        product = gemm(g.k, depth, m)
+        products = batched(product, pixels * g.kh, blocks * g.kh, g.k * depth)
+        return total([products, sums, done])
 
     def emit(self, w: Writer, kernel: Kernel, plan: ConvPlan) -> None:
         """Write the body of the kernel's function."""
