@@ -98,9 +98,10 @@ class Loss:
         self._parameters = {
             p.value.name: parameters[p.value.name] for p in graph.parameters
         }
-        here = bounded(graph, inputs, parameters, unit=DOUBLE)
+        near = {name: _beside(name, a) for name, a in self._parameters.items()}
+        bounds = bounded(graph, inputs, near, unit=DOUBLE).output_bounds
         # twice, for moving a parameter rounds it, and bounds vary from place to place
-        self._rounding = 2 * float(here.output_bounds[output])
+        self._rounding = 2 * float(bounds[output])
         self._held = Held()
         self.value = self.at({}, 0.0)
 
@@ -143,6 +144,13 @@ def differences(
     bend = (up - 2 * here + down) - 4 * (half_up - 2 * here + half_down)
     lost = 25 * rounding / step  # as often are values of f in all of these together
     return Slope(near, abs(wide - near) + abs(bend) / step + lost)
+
+
+def _beside(name: str, array: Array) -> Array:
+    """A place near ``array`` where sums round, as they may not at simple numbers."""
+    if array.dtype.kind != "f":
+        return array
+    return np.asarray(array * (1 + 2.0**-20 * direction(name, array, 0)))
 
 
 def direction(name: str, like: Array, number: int) -> Array:
