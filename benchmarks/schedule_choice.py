@@ -78,21 +78,25 @@ def row(task: Task, outcome: Outcome, finals: int) -> dict[str, object]:
     return {
         "kernel": task.name,
         "ratio": round(max(ratio, 1.0), 3),
-        "choice": shown(choice),
-        "best": shown(best),
+        "choice": schedule(choice),
+        "best": schedule(best),
         "candidates": [shown(t) for t in outcome.trials],
     }
 
 
-def shown(trial: Trial) -> dict[str, object]:
-    """A trial as it is kept."""
-    found: dict[str, object] = {
-        "schedule": dict(trial.candidate.schedule),
-        "predicted_ms": round(1e3 * trial.candidate.cost.seconds, 4),
-    }
+def shown(trial: Trial) -> str:
+    """A trial as it is kept, on one line."""
+    predicted = f"{schedule(trial)}: predicted {1e3 * trial.candidate.cost.seconds:.4g}"
     if trial.seconds is None:
-        return {**found, "wrong": trial.fault}
-    return {**found, "measured_ms": round(1e3 * trial.seconds, 4)}
+        return f"{predicted} ms, wrong: {trial.fault}"
+    return f"{predicted}, measured {1e3 * trial.seconds:.4g} ms"
+
+
+def schedule(trial: Trial) -> str:
+    """The algorithm and its numbers."""
+    numbers = dict(trial.candidate.schedule)
+    algorithm = str(numbers.pop("algorithm"))
+    return " ".join([algorithm, *(f"{k}={v}" for k, v in numbers.items())])
 
 
 def table(rows: list[dict[str, object]]) -> Table:
@@ -103,19 +107,11 @@ def table(rows: list[dict[str, object]]) -> Table:
             column, justify="right" if column in ("of", "ratio") else "left"
         )
     for found in rows:
-        choice, best = (_text(found[key]) for key in ("choice", "best"))
-        same = "" if choice == best else best
-        names = (str(found[key]) for key in ("network", "step", "kernel"))
+        names = (str(found[key]) for key in ("network", "step", "kernel", "choice"))
+        other = "" if found["best"] == found["choice"] else str(found["best"])
         count = len(found["candidates"])  # type: ignore[arg-type] # a list
-        drawn.add_row(*names, choice, same, str(count), f"{found['ratio']:.2f}")
+        drawn.add_row(*names, other, str(count), f"{found['ratio']:.2f}")
     return drawn
-
-
-def _text(trial: object) -> str:
-    assert isinstance(trial, dict)
-    schedule = dict(trial["schedule"])
-    algorithm = schedule.pop("algorithm")
-    return " ".join([algorithm, *(f"{k}={v}" for k, v in schedule.items())])
 
 
 if __name__ == "__main__":
