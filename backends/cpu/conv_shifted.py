@@ -70,6 +70,10 @@ class ShiftedGemm(ConvAlgorithm):
         products = batched(product, pixels * g.kh, blocks * g.kh, g.k * depth)
         return total([products, sums, done])
 
+    def sums_in_place(self, plan: ConvPlan) -> bool:
+        """Whether products are added up where the results belong."""
+        return plan.pool is None
+
     def emit(self, w: Writer, kernel: Kernel, plan: ConvPlan) -> None:
         """Write the body of the kernel's function."""
         g, rows = plan.tiles, kernel.integer("rows")
