@@ -150,7 +150,7 @@ def _beside(name: str, array: Array) -> Array:
     """A place near ``array`` where sums round, as they may not at simple numbers."""
     if array.dtype.kind != "f":
         return array
-    return np.asarray(array * (1 + 2.0**-20 * direction(name, array, 0)))
+    return np.asarray(array * (1 + direction(name, array, 0) / 3e6))
 
 
 def direction(name: str, like: Array, number: int) -> Array:

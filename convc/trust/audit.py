@@ -24,8 +24,10 @@ import numpy as np
 from convc.ir import philox
 from convc.ir.builder import GraphBuilder
 from convc.ir.graph import Graph, Node, Value
+from convc.ir.ops import OPS
 from convc.ir.ops.base import Array
 from convc.ir.rounding import bounded
+from convc.ir.rounding_base import DOUBLE
 from convc.optimizers import SGD
 from convc.passes.canonicalize import drop_dead
 from convc.passes.differences import Loss, direction
@@ -92,7 +94,7 @@ class Audit:
         found = list(blocks(self.graph))
         for name, nodes in found:
             for node in nodes:
-                if node.op in _LINEAR:
+                if node.op in LINEAR and not node.operands[1].type.batched:
                     yield from self._adjoint(name, node)
             yield from self._differences(name, window(self.graph, _names(nodes)))
         if len(found) > 1:
@@ -102,7 +104,7 @@ class Audit:
     # -- adjoints
 
     def _adjoint(self, layer: str, node: Node) -> Iterator[Row]:
-        graph = _LINEAR[node.op](node)
+        graph = with_adjoints(node)
         step = Step(graph, LOWERING)
         program = step.compile(self.backend, IMAGES, self.threads)
         inputs, parameters = Samples(whole=False, batch=IMAGES).of(graph)
@@ -181,7 +183,8 @@ def _follow(
         claimed = _dot(gradient, u)
         slope = loss.slope({name: u}, 1.0 + abs(claimed))
         if slope is not None:
-            allowed = slope.bound + _dot(bound, np.abs(u))
+            summed = DOUBLE * u.size * _dot(np.abs(gradient), np.abs(u))
+            allowed = slope.bound + _dot(bound, np.abs(u)) + summed
             yield Row(
                 *(layer, "differences", name, number),
                 *(claimed, slope.value, allowed),
@@ -265,37 +268,20 @@ def _weighed(b: GraphBuilder, name: str, value: Value) -> Value:
     return b("reduce_sum", product, axes=tuple(range(value.type.rank)))
 
 
-def _conv(node: Node) -> Graph:
-    """A convolution of the node's geometry with its gradients."""
+LINEAR = ("conv2d", "matmul")
+"""Ops that are linear in their first operand, and in their second."""
+
+
+def with_adjoints(node: Node) -> Graph:
+    """A linear op ``y`` of x and w, and what its rule makes of v: ``dX``, ``dW``."""
     b = GraphBuilder("adjoint")
     b.locs = node.locs
-    x, w, v = _operands(b, node)
-    geometry = node.attrs
-    size, kernel = x.type.inner[:2], w.type.inner[:2]
-    b.output("y", b("conv2d", x, w, **geometry))
-    b.output("dX", b("conv2d_input_grad", v, w, size=size, **geometry))
-    b.output("dW", b("conv2d_filter_grad", x, v, kernel=kernel, **geometry))
-    return b.finish()
-
-
-def _dense(node: Node) -> Graph:
-    """A matrix product of the node's geometry with its gradients."""
-    b = GraphBuilder("adjoint")
-    b.locs = node.locs
-    x, w, v = _operands(b, node)
-    b.output("y", b("matmul", x, w))
-    b.output("dX", b("matmul", v, w, transpose_b=True))
-    b.output("dW", b("matmul", x, v, transpose_a=True))
-    return b.finish()
-
-
-def _operands(b: GraphBuilder, node: Node) -> tuple[Value, Value, Value]:
     x, w = node.operands
-    return (
-        b.input("x", x.type.plain),
-        b.parameter("w", w.type.plain),
-        b.input("v", node.result.type.plain),
-    )
-
-
-_LINEAR = {"conv2d": _conv, "matmul": _dense}
+    operands = b.input("x", x.type.plain), b.parameter("w", w.type.plain)
+    v = b.input("v", node.result.type.plain)
+    b.output("y", b(node.op, *operands, **node.attrs))
+    parts = OPS[node.op].gradient(b, b.nodes[-1], v)
+    for name, part in zip(("dX", "dW"), parts, strict=True):
+        assert part is not None
+        b.output(name, part)
+    return b.finish()
