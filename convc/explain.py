@@ -20,7 +20,7 @@ from convc.places import files_called
 from convc.plan_table import KernelRow, Plan, candidates_of, plan_table
 from convc.program import Program
 from convc.roofline import Peaks
-from convc.summary import Row, summary_table
+from convc.summary import Row, layer_of, summary_table
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def user_lines(row: Row, file: Path | None = None) -> Iterator[Line]:
     """The lines that made a layer, with their text where their file was run."""
     made = [item.locs for item in row.nodes] + [item.locs for item in row.parameters]
     for loc in dict.fromkeys(loc for locs in made for loc in locs):
-        if loc.layer == row.layer:
+        if layer_of(loc) == row.layer:
             yield Line(loc.file, loc.line, _text(loc, file))
 
 
@@ -197,7 +197,7 @@ def touches(stages: Sequence[Stage], layer: str) -> Iterator[Touch]:
 
 
 def _of(layer: str, locs: Iterable[Loc]) -> bool:
-    return any(loc.layer == layer for loc in locs)
+    return any(layer_of(loc) == layer for loc in locs)
 
 
 def _phrases(changes: Sequence[Change]) -> Iterator[str]:
@@ -276,7 +276,7 @@ def _kernels(program: Program, plan: Plan, layer: str) -> Iterator[KernelFacts]:
 def _ops(node: Node, layer: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     found: dict[str, list[str]] = {layer: []}
     for inner in node.region.nodes if node.region else ():
-        name = inner.locs[0].layer if inner.locs else ""
+        name = layer_of(inner.locs[0]) if inner.locs else ""
         found.setdefault(name, []).append(inner.op)
     return tuple((name, tuple(ops)) for name, ops in found.items() if ops)
 

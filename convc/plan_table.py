@@ -21,7 +21,7 @@ from convc.passes.manager import Stage
 from convc.passes.samples import sample
 from convc.program import Program
 from convc.roofline import Peaks
-from convc.summary import Row, summary_table
+from convc.summary import Row, layer_of, summary_table, title
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -232,10 +232,11 @@ class Plan:
 
 def _label(row: LayerRow) -> str:
     """``pool1 (max_pool2d) in conv1``."""
+    name = title(row.layer, row.kind)
     if row.kernels:
-        return f"{row.layer} ({row.kind})"
+        return name
     where = f" in {', '.join(row.within)}" if row.within else ", no kernel"
-    return f"{row.layer} ({row.kind}){where}"
+    return name + where
 
 
 def plan_table(
@@ -288,7 +289,7 @@ def kernel_rows(
             work = kernel_work(node, arena, backend)
             least = peaks.seconds(work.flops, work.nbytes) if peaks else None
             work = replace(work, measured=times.get(node.name), least=least)
-            layers = tuple(dict.fromkeys(loc.layer for loc in node.locs))
+            layers = tuple(dict.fromkeys(map(layer_of, node.locs)))
             name = str(node.attrs["name"])
             rows.append(KernelRow(name, node.name, leader(node), layers, work))
     return rows
@@ -297,10 +298,10 @@ def kernel_rows(
 def leader(kernel: Node) -> str:
     """The layer a kernel is listed with: its first op's; none if it serves them all."""
     ops = {n.op for n in kernel.region.nodes} if kernel.region else set()
-    layers = {loc.layer for loc in kernel.locs}
+    layers = {layer_of(loc) for loc in kernel.locs}
     if not layers or (len(layers) > 1 and not ops.isdisjoint(OPTIMIZERS)):
         return ""
-    return kernel.locs[0].layer
+    return layer_of(kernel.locs[0])
 
 
 def kernel_work(kernel: Node, arena: Arena, backend: str) -> Work:

@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from convc.ir.graph import Graph, Node, Parameter
+from convc.ir.graph import Graph, Loc, Node, Parameter
 from convc.ir.ops import OPS
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+UNNAMED = "(variables)"
+"""What stands in a layer's place for variables made outside of all layers."""
 HEADINGS = ("Layer (type)", "Output shape", "Param #", "FLOPs")
 """FLOPs are those of the forward pass for one image, a multiply-add counted as two."""
 
@@ -73,7 +75,7 @@ class Summary:
     def cells(self) -> list[tuple[str, ...]]:
         """The rows as text, the totals last."""
         body = [
-            (f"{r.layer} ({r.kind})", r.shape, f"{r.count:,}", f"{r.flops:,}")
+            (title(r.layer, r.kind), r.shape, f"{r.count:,}", f"{r.flops:,}")
             for r in self.rows
         ]
         count, flops = (
@@ -122,10 +124,20 @@ def summary_table(graph: Graph) -> Summary:
         rows.setdefault(name, Row(name)).nodes.append(node)
     bare: dict[str, Row] = {}
     for parameter in held:
-        name = parameter.locs[0].layer if parameter.locs else ""
+        name = layer_of(parameter.locs[0]) if parameter.locs else UNNAMED
         row = rows.get(name) or bare.setdefault(name, Row(name))
         row.parameters.append(parameter)
     return Summary(graph.name, (*bare.values(), *rows.values()), _foot(graph, held))
+
+
+def title(layer: str, kind: str) -> str:
+    """A layer's name and what it is: ``conv1 (conv2d)``."""
+    return layer if layer == UNNAMED else f"{layer} ({kind})"
+
+
+def layer_of(loc: Loc) -> str:
+    """The layer of a location, UNNAMED outside of all layers."""
+    return loc.layer or UNNAMED
 
 
 def _foot(graph: Graph, held: list[Parameter]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from convc.plan_table import amount, digits, duration
+from convc.summary import title
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -56,7 +57,7 @@ class _Page:
 def explanation_text(e: Explanation) -> Text:
     """The page: the line, the ops, the passes, then each kernel with its code."""
     page = _Page()
-    page.heading(f"{e.layer} ({e.kind}) {e.output}".rstrip())
+    page.heading(f"{title(e.layer, e.kind)} {e.output}".rstrip())
     for line in e.lines:
         page.line(f"  {line.file}:{line.line}  {line.text}".rstrip())
     for name, texts in (("ops as traced", e.ops), ("parameters", e.parameters)):

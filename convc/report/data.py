@@ -22,6 +22,7 @@ from convc.program import Program
 from convc.report.lanes import lanes
 from convc.report.sources import excerpts
 from convc.roofline import Peaks
+from convc.summary import layer_of
 
 Record = dict[str, Any]
 
@@ -96,7 +97,7 @@ class _Tables:
         """The number of a location: of (file, line, layer), numbers but the line."""
         if loc not in self._locs:
             file = self.files.setdefault(loc.file, len(self.files))
-            layer = self.layers.setdefault(loc.layer, len(self.layers))
+            layer = self.layers.setdefault(layer_of(loc), len(self.layers))
             self._locs[loc] = len(self.locs)
             self.locs.append((file, loc.line, layer))
         return self._locs[loc]
@@ -157,7 +158,7 @@ class _Tables:
     def layer(self, node: Node) -> int | None:
         """The number of the layer that a node is listed with, None if it has none."""
         name = leader(node)
-        known = next((loc for loc in node.locs if loc.layer == name), None)
+        known = next((loc for loc in node.locs if layer_of(loc) == name), None)
         return None if known is None else self.locs[self.loc(known)][2]
 
     def parameter(self, parameter: Parameter) -> int:

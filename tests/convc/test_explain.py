@@ -29,7 +29,7 @@ from convc.passes.manager import Refusal, Stage
 from convc.plan_table import candidates_of, kernel_times
 from convc.program import Program
 from convc.roofline import Peaks
-from convc.tracing import Tensor
+from convc.tracing import Tensor, get_variable
 
 
 def small(image: Tensor) -> Tensor:
@@ -83,6 +83,19 @@ def test_layers_are_listed_as_the_user_wrote_them(program: Program) -> None:
     names = [row.layer for row in layers(program.stages[0].graph)]
     wanted = ["conv1", "pool1", "flatten", "fc", "dropout", "logits", "loss", "correct"]
     assert names == wanted
+
+
+def test_variables_outside_of_all_layers_have_a_name_to_ask_for() -> None:
+    def net(image: Tensor) -> Tensor:
+        return cc.dense(cc.flatten(image + get_variable("w", [28, 28, 1])), 10)
+
+    program = Model(net).training_step().compile(batch=2, threads=1)
+    row = layers(program.stages[0].graph)[0]
+    e = explain(program, row.layer, Path(__file__))
+    assert 'get_variable("w"' in e.lines[0].text
+    assert e.parameters == ("param %w : f32[28,28,1] = glorot_uniform()",)
+    assert [k.row.name for k in e.kernels] == ["optimizer"]
+    assert any("added" in touch.did[0] for touch in e.passes)
 
 
 def test_an_unknown_layer_is_an_error_with_those_of_like_names(

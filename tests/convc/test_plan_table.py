@@ -9,6 +9,7 @@ from rich.console import Console
 from convc.ir.errors import CompileError
 from convc.ir.graph import Graph, Node
 from convc.ir.ops import OPS
+from convc.layers import dense, flatten
 from convc.model import Model
 from convc.networks import strided, two_conv
 from convc.passes.manager import Stage
@@ -22,6 +23,7 @@ from convc.plan_table import (
     plan_table,
 )
 from convc.roofline import Peaks
+from convc.tracing import Tensor, get_variable
 
 PEAKS = Peaks(gemm=100e9, memory=10e9, cache=40e9)
 
@@ -78,6 +80,17 @@ def test_a_layer_that_leads_nothing_and_is_in_nothing_has_no_kernel() -> None:
     rows = {row.layer: row for row in plan_table(stages("inference")).layers}
     assert (rows["flatten"].kernels, rows["flatten"].within) == ((), ())
     assert "dropout (dropout), no kernel" in str(plan_table(stages("inference")))
+
+
+def test_variables_outside_of_all_layers_lead_nothing_that_is_not_theirs() -> None:
+    def net(image: Tensor) -> Tensor:
+        image = image + get_variable("shift", [28, 28, 1])
+        return dense(flatten(image), 10, name="logits")
+
+    plan = plan_table(Model(net).training_step().stages(batch=4, threads=1))
+    assert plan.layers[0].layer == "(variables)"
+    assert plan.cells()[0][0] == "(variables) in optimizer"
+    assert "optimizer" in [kernel.name for kernel in plan.others]
 
 
 def test_no_layer_leads_the_optimizer(plan: Plan) -> None:

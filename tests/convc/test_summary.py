@@ -77,6 +77,15 @@ def test_layers_are_named_by_what_they_are() -> None:
     ]
 
 
+def test_variables_outside_of_all_layers_stand_under_a_name_of_their_own() -> None:
+    def net(x: Tensor) -> Tensor:
+        return flatten(x + get_variable("w", [6, 6, 1]))
+
+    table = summary_table(trace(net, {"x": "f32[N,6,6,1]"}))
+    assert [r.layer for r in table.rows] == ["(variables)", "add", "flatten"]
+    assert table.cells()[0] == ("(variables)", "", "36", "0")
+
+
 def test_shared_parameters_count_once_and_states_apart() -> None:
     def net(x: Tensor) -> Tensor:
         x = conv2d(x, 1, 3, padding="same", name="c")
