@@ -106,11 +106,11 @@ def _module(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise ModelError(f"{path} failed: {_failure(error, full)}") from error
+        raise ModelError(f"{path} failed: {failure(error, full)}") from error
     return module
 
 
-def _failure(error: Exception, path: Path) -> str:
+def failure(error: Exception, path: Path | None) -> str:
     """The error, and the last line of ``path`` on the way to it."""
     line = error.lineno if isinstance(error, SyntaxError) else None
     trace = error.__traceback__

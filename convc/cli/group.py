@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from convc import __version__
-from convc.ir.errors import ConvcError
+from convc.ir.errors import ConvcError, ModelError
 
 if TYPE_CHECKING:
     from convc.model import Model, Network
@@ -141,13 +141,23 @@ data_option = click.option(
 
 
 def load_model(spec: str, input_type: str = "f32[N,28,28,1]") -> Model:
-    """The model that MODEL names on the command line; ModelError if there is none."""
+    """The model that MODEL names on the command line.
+
+    ModelError if there is none, or where the network's own code raises an exception.
+    """
     from convc.model import Model
-    from convc.networks import load_network
+    from convc.networks import failure, load_network
+    from convc.places import file_of
 
     network, name = load_network(spec)
     model = Model(cast("Network", network), name=name, image=input_type)
-    _ = model.graph  # a mistake in the network is reported before anything is done
+    try:
+        _ = model.graph  # a mistake is reported before anything is done
+    except ConvcError:
+        raise
+    except Exception as error:
+        wrong = failure(error, file_of(network))
+        raise ModelError(f"{name} failed: {wrong}") from error
     return model
 
 

@@ -89,6 +89,17 @@ def test_a_mistake_in_the_users_network_shows_their_line(tmp_path: Path) -> None
     assert f"at {file}:5" in result.stderr
 
 
+def test_an_exception_in_the_users_network_shows_their_line(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text("def net(image):\n    return image.depth\n")
+    result = convc("summary", f"{file}:net")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"error: net failed: AttributeError: 'Tensor' object has no attribute "
+        f"'depth'\n  at {file}:2\n"
+    )
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
