@@ -72,12 +72,19 @@ class MemoryPlan:
         """By which share of the bound the arena is larger."""
         return self.arena_bytes / self.bound_bytes - 1 if self.bound_bytes else 0.0
 
-    def __str__(self) -> str:
+    @property
+    def arena(self) -> str:
+        """The arena and what it holds, as a line."""
         return (
-            f"memory: one arena of {self.arena_bytes:,} bytes "
+            f"one arena of {self.arena_bytes:,} bytes "
             f"({_mib(self.arena_bytes)}) for batch {self.batch}: "
             f"{_mib(self.parameter_bytes)} parameters and state, "
-            f"{_mib(self.activation_bytes)} activations and scratch; "
+            f"{_mib(self.activation_bytes)} activations and scratch"
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"memory: {self.arena}; "
             f"{self.above_bound:.1%} above the liveness bound of "
             f"{_mib(self.bound_bytes)}"
         )

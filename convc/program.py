@@ -27,7 +27,7 @@ class Program:
 
     ``source`` is the program as text, ``kernels`` where each stands in it, ``stages``
     the IR after each pass, ``graph`` the planned graph. Arrays given and returned have
-    the batch first. Not thread-safe.
+    the batch first. Not thread-safe. CompileError when there is no room for its arena.
     """
 
     def __init__(self, stages: tuple[Stage, ...], backend: Backend) -> None:
@@ -43,7 +43,14 @@ class Program:
         self.memory = MemoryPlan.of(self.graph)
         self._classes = _classes(self.graph)
         module = _load(self.source, self.graph.name)
-        self._emitted, self._functions = module["Program"](), module["KERNELS"]
+        self._functions = module["KERNELS"]
+        try:
+            self._emitted = module["Program"]()
+        except MemoryError as error:
+            raise CompileError(
+                f"there is no room for {self.memory.arena}; compile for fewer images "
+                "or threads"
+            ) from error
         _BlasHold.take(self)
         self.initialize(0)
 

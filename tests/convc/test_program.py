@@ -215,6 +215,12 @@ def test_an_unplanned_graph_is_no_program(program: Program) -> None:
         Program((stage,), backend_named("numpy"))
 
 
+def test_an_arena_that_no_machine_has_room_for_is_refused_with_its_size() -> None:
+    wanted = r"no room for one arena of [\d,]+ bytes .* for batch 99999999999: .* fewer"
+    with pytest.raises(CompileError, match=wanted):
+        STEP.compile(batch=99_999_999_999, threads=1)
+
+
 def test_an_error_in_emitted_code_shows_the_emitted_line(program: Program) -> None:
     """Its text is where tracebacks look for it."""
     with pytest.raises(KeyError) as caught:
