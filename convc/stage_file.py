@@ -128,7 +128,8 @@ def batch_of(graph: Graph) -> int | None:
 def check_schedules(graph: Graph, backend: Backend, threads: int) -> None:
     """CompileError, with the rule, if a kernel cannot run as it is scheduled."""
     for node in graph.nodes:
-        if node.schedule is not None:
+        planned = graph.stage == "planned" and node.region is not None
+        if planned or node.schedule is not None:
             backend.check_schedule(node, threads)
 
 

@@ -170,6 +170,14 @@ def test_an_impossible_schedule_is_refused_with_the_rule(
     assert "kernel " in result.stderr
 
 
+def test_a_planned_kernel_without_a_schedule_is_refused(dump: Path) -> None:
+    path = stage(dump, "plan-memory.ir")
+    text = path.read_text("utf-8")
+    path.write_text(re.sub(r" schedule \{algorithm=gemm.*?\}", "", text), "utf-8")
+    result = convc("run", path, code=1)
+    assert re.search(r"kernel \w+: unknown algorithm None, known: gemm_", result.stderr)
+
+
 def test_a_plan_that_a_schedule_no_longer_fits_is_refused(dump: Path) -> None:
     path = stage(dump, "plan-memory.ir")
     text = path.read_text("utf-8")
