@@ -21,6 +21,9 @@ from convc.passes.samples import State
 
 GRADIENT = "gradient/"
 """What the name of an output that is a gradient begins with."""
+SHORTEST = (2.0**-12, 1.0)
+"""Lengths by which directions are divided at least, one tried after the other. A
+gradient that is nothing but rounding would else send them far from where they start."""
 DIRECTIONS = 2
 """Random directions in which a loss is followed."""
 
@@ -65,11 +68,14 @@ def _follow(loss: Loss, gradients: Mapping[str, Array], number: int) -> float | 
 
     CompileError, with the parameter that is to blame, for more than 1.
     """
-    moved = {}
-    for name, gradient in gradients.items():
-        length = float(np.linalg.norm(gradient)) or 1.0
-        moved[name] = direction(name, gradient, number) / length
-    units = _error(loss, gradients, moved)
+    for shortest in SHORTEST:
+        moved = {
+            name: direction(name, g, number) / max(float(np.linalg.norm(g)), shortest)
+            for name, g in gradients.items()
+        }
+        units = _error(loss, gradients, moved)
+        if units is not None:
+            break
     if units is None or units[0] <= 1:
         return units and units[0]
     for name, share in moved.items():

@@ -43,6 +43,8 @@ DIRECTIONS = 2
 
 FEW = 16
 """Elements that a sparse direction moves."""
+SHORTEST = 2.0**-12
+"""What the length of a gradient counts as at least, when it divides a direction."""
 LOOSE = 0.1
 """A bound of more than this part of what is compared says little."""
 
@@ -179,7 +181,7 @@ def _follow(
         u = direction(name, gradient, number)
         if number:
             u = _few(name, u, number)
-        u = u / (float(np.linalg.norm(gradient[u != 0])) or 1.0)
+        u = u / max(float(np.linalg.norm(gradient[u != 0])), SHORTEST)
         claimed = _dot(gradient, u)
         slope = loss.slope({name: u}, 1.0 + abs(claimed))
         if slope is not None:

@@ -15,10 +15,10 @@ from convc.ir.graph import Attrs, Graph, Node
 from convc.passes.certificate import Verdict
 from convc.passes.check import Checker
 from convc.passes.layout import CHOOSE_LAYOUT
-from convc.passes.lower import CHOOSE_SCHEDULE
 from convc.passes.manager import Context, Pass, Stage, Trail, run_passes
 from convc.passes.outline import outline
 from convc.passes.plan_memory import PLAN_MEMORY
+from convc.passes.schedule import CHOOSE_SCHEDULE
 from convc.pipeline import Step, default_threads
 from convc.program import Program
 from convc.trust import finding

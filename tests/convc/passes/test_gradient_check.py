@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
 from pass_bench import graph_of, stage_after
+from random_graphs import Example, graphs
 
 from convc.ir.builder import GraphBuilder
 from convc.ir.errors import CompileError
 from convc.ir.graph import Graph, Value
 from convc.passes.differentiate import DIFFERENTIATE
+from convc.passes.gradient_check import DIRECTIONS, GRADIENT
 from convc.passes.manager import Context
 
 FORWARD = """
@@ -89,6 +92,35 @@ def _scaled(graph: Graph, name: str, factor: float) -> Graph:
         (k, scaled(v) if k == f"gradient/{name}" else v) for k, v in graph.outputs
     ]
     return b.finish()
+
+
+def test_a_gradient_that_is_0_but_for_rounding_is_decided() -> None:
+    """A sum of normalized numbers does not depend on a bias before the norm."""
+    text = """
+    graph g(%x: f32[N,4]) -> (loss=%l) {
+      param %bias : f32[4] = zeros()
+      param %gamma : f32[4] = ones()
+      param %beta : f32[4] = zeros()
+      %1 = bias_add(%x, %bias) : f32[N,4]
+      %mean = reduce_mean(%1) {axes=[0]} : f32[4]
+      %variance = reduce_variance(%1) {axes=[0]} : f32[4]
+      %2 = batch_norm(%1, %gamma, %beta, %mean, %variance) : f32[N,4]
+      %l = reduce_sum(%2) {axes=[0,1]} : f32[]
+    }
+    """
+    assert stage_after(DIFFERENTIATE, of=text).verdict.values == DIRECTIONS
+
+
+@settings(max_examples=40, deadline=None)
+@given(graphs(loss=True))
+def test_no_right_gradient_is_called_wrong(example: Example) -> None:
+    try:
+        graph = stage_after(DIFFERENTIATE, of=example.graph, check=False).graph
+    except CompileError:  # the loss does not depend on a parameter
+        return
+    if any(name.startswith(GRADIENT) for name, _ in graph.outputs):
+        verdict = stage_after(DIFFERENTIATE, of=example.graph).verdict
+        assert verdict.values == DIRECTIONS
 
 
 def test_a_graph_is_needed_that_has_a_loss() -> None:
