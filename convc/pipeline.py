@@ -21,10 +21,11 @@ from convc.passes.fuse_optimizer import FUSE_OPTIMIZER
 from convc.passes.fuse_weights import FUSE_WEIGHTS
 from convc.passes.inference import EVALUATE_ONLY
 from convc.passes.layout import CHOOSE_LAYOUT
-from convc.passes.lower import CHOOSE_SCHEDULE, FORM_KERNELS
+from convc.passes.lower import FORM_KERNELS
 from convc.passes.manager import Context, Pass, Stage, Trail, run_passes
 from convc.passes.plan_memory import PLAN_MEMORY
 from convc.passes.recompute import RECOMPUTE
+from convc.passes.schedule import CHOOSE_SCHEDULE
 from convc.program import Program
 
 LOWERING = (

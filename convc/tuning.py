@@ -20,9 +20,9 @@ from convc.ir.interpreter import Result, interpret
 from convc.ir.ops.base import Array
 from convc.ir.rounding import Bounds, bounded
 from convc.lockfile import Entry, Key, Measured, key_of
-from convc.passes.lower import CHOOSE_SCHEDULE, depends_on_ties
 from convc.passes.manager import Context, Pass, run_passes
 from convc.passes.samples import BATCH, State, fewest_classes, sample
+from convc.passes.schedule import CHOOSE_SCHEDULE, depends_on_ties
 from convc.pipeline import Step, default_threads
 from convc.program import Program
 

@@ -1,4 +1,4 @@
-"""From fused ops to launches: kernels and their schedules."""
+"""From fused ops to launches: every op stands in a kernel, updates last."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,12 +8,11 @@ import networkx as nx
 from convc.backends.base import OPTIMIZERS
 from convc.ir.builder import GraphBuilder
 from convc.ir.errors import CompileError
-from convc.ir.graph import VIEWS, Attrs, Graph, Node, Value
+from convc.ir.graph import VIEWS, Graph, Node, Value
 from convc.ir.liveness import in_place
 from convc.ir.ops import OPS
-from convc.lockfile import Entry, key_of
 from convc.passes.canonicalize import drop_dead
-from convc.passes.manager import Choice, Context, Pass
+from convc.passes.manager import Context, Pass
 from convc.passes.outline import outline
 
 
@@ -116,83 +115,3 @@ def _readers(name: str, users: dict[str, list[Node]]) -> Iterator[str]:
 
 
 FORM_KERNELS = Pass("form-kernels", form_kernels, ("tensor", "fusing"), "kernel")
-
-
-def choose_schedule(graph: Graph, context: Context) -> Graph:
-    """Give every kernel a schedule: its own, else a measured, else a predicted one."""
-    ties = depends_on_ties(graph)
-    nodes = tuple(
-        _scheduled(node, context, ties) if node.region is not None else node
-        for node in graph.nodes
-    )
-    return replace(graph, nodes=nodes)
-
-
-def depends_on_ties(graph: Graph) -> bool:
-    """Whether gradients ask which of several values was the largest.
-
-    Then a schedule must keep ties, which a constant background has everywhere, unless
-    the kernel was given it.
-    """
-    bodies = (n.region.nodes for n in graph.nodes if n.region is not None)
-    return any(n.op == "max_pool2d_grad" for body in bodies for n in body)
-
-
-def _scheduled(node: Node, context: Context, ties: bool) -> Node:
-    """The kernel with its schedule, and a note where that comes from."""
-    key = key_of(node, context.batch, context.backend.target(context.threads))
-    entry = context.tuned.get(key)
-    made, origin = node, "given"
-    if node.schedule is None:
-        found = context.backend.candidates(node, context.batch, context.threads)
-        barred = [c.schedule for c in found if ties and not c.keeps_ties]
-        if entry is not None:
-            made, origin = _as_measured(node, entry, barred, context), "lockfile"
-        if made.schedule is None:
-            ranked = [c.schedule for c in found]
-            made, origin = (
-                _first(node, ranked, barred, "predicted", context),
-                "cost model",
-            )
-    context.backend.check_schedule(made, context.threads)
-    context.choices.append(Choice(node.name, origin, entry))
-    return made
-
-
-def _as_measured(
-    node: Node, entry: Entry, barred: list[Attrs], context: Context
-) -> Node:
-    """The kernel with the fastest schedule, or as it is if the target refuses that."""
-    ranked = [m.schedule for m in entry.measured]
-    made = _first(node, ranked, barred, "measured", context)
-    if made.schedule is None:
-        return node
-    try:
-        context.backend.check_schedule(made, context.threads)
-    except CompileError as error:
-        context.refuse(
-            node,
-            f"the lockfile's schedule does not fit: {error}; "
-            "run convc tune again, the cost model's is taken",
-            str(node.attrs["name"]),
-        )
-        return node
-    return made
-
-
-def _first(
-    node: Node, ranked: list[Attrs], barred: list[Attrs], how: str, context: Context
-) -> Node:
-    """The kernel with the best schedule that is not barred, as it is if all are."""
-    if ranked[0] in barred:
-        context.refuse(
-            node,
-            f"{ranked[0].get('algorithm')} is {how} to be faster, but may break ties "
-            "on which gradients depend",
-            str(node.attrs["name"]),
-        )
-    best = next((s for s in ranked if s not in barred), None)
-    return replace(node, schedule=best)
-
-
-CHOOSE_SCHEDULE = Pass("choose-schedule", choose_schedule, ("kernel",))

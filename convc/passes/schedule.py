@@ -1,0 +1,111 @@
+"""How each kernel is run: as it says, as was measured, or as is predicted."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from convc.backends.base import Candidate
+from convc.ir.errors import CompileError
+from convc.ir.graph import Attrs, Graph, Node
+from convc.lockfile import Entry, key_of
+from convc.passes.manager import Choice, Context, Pass
+
+NEAR = 1.02
+"""Predictions no further apart than this do not tell which is faster."""
+
+
+def choose_schedule(graph: Graph, context: Context) -> Graph:
+    """Give every kernel a schedule: its own, else a measured, else a predicted one."""
+    ties = depends_on_ties(graph)
+    nodes = tuple(
+        _scheduled(node, context, ties) if node.region is not None else node
+        for node in graph.nodes
+    )
+    return replace(graph, nodes=nodes)
+
+
+def depends_on_ties(graph: Graph) -> bool:
+    """Whether gradients ask which of several values was the largest.
+
+    Then a schedule must keep ties, which a constant background has everywhere, unless
+    the kernel was given it.
+    """
+    bodies = (n.region.nodes for n in graph.nodes if n.region is not None)
+    return any(n.op == "max_pool2d_grad" for body in bodies for n in body)
+
+
+def _scheduled(node: Node, context: Context, ties: bool) -> Node:
+    """The kernel with its schedule, and a note where that comes from."""
+    key = key_of(node, context.batch, context.backend.target(context.threads))
+    entry = context.tuned.get(key)
+    made, origin = node, "given"
+    if node.schedule is None:
+        found = context.backend.candidates(node, context.batch, context.threads)
+        barred = [c.schedule for c in found if ties and not c.keeps_ties]
+        if entry is not None:
+            made, origin = _as_measured(node, entry, barred, context), "lockfile"
+        if made.schedule is None:
+            ranked = _smallest_first(node, found, barred, context)
+            made = _first(node, ranked, barred, "predicted", context)
+            origin = "cost model"
+    context.backend.check_schedule(made, context.threads)
+    context.choices.append(Choice(node.name, origin, entry))
+    return made
+
+
+def _smallest_first(
+    node: Node, found: Sequence[Candidate], barred: list[Attrs], context: Context
+) -> list[Attrs]:
+    """The schedules as predicted, but of the NEAR best the one with least scratch."""
+
+    def scratch(schedule: Attrs) -> int:
+        made = replace(node, schedule=schedule)
+        needed = context.backend.scratch(made, context.threads)
+        return sum(item.nbytes for item in needed)
+
+    open_ = [c for c in found if c.schedule not in barred]
+    if not open_:
+        return [c.schedule for c in found]
+    limit = NEAR * open_[0].cost.seconds
+    best = min((c.schedule for c in open_ if c.cost.seconds <= limit), key=scratch)
+    before = found.index(open_[0])
+    rest = [c.schedule for c in found[before:] if c.schedule != best]
+    return [*(c.schedule for c in found[:before]), best, *rest]
+
+
+def _as_measured(
+    node: Node, entry: Entry, barred: list[Attrs], context: Context
+) -> Node:
+    """The kernel with the fastest schedule, or as it is if the target refuses that."""
+    ranked = [m.schedule for m in entry.measured]
+    made = _first(node, ranked, barred, "measured", context)
+    if made.schedule is None:
+        return node
+    try:
+        context.backend.check_schedule(made, context.threads)
+    except CompileError as error:
+        context.refuse(
+            node,
+            f"the lockfile's schedule does not fit: {error}; "
+            "run convc tune again, the cost model's is taken",
+            str(node.attrs["name"]),
+        )
+        return node
+    return made
+
+
+def _first(
+    node: Node, ranked: list[Attrs], barred: list[Attrs], how: str, context: Context
+) -> Node:
+    """The kernel with the best schedule that is not barred, as it is if all are."""
+    if ranked[0] in barred:
+        context.refuse(
+            node,
+            f"{ranked[0].get('algorithm')} is {how} to be faster, but may break ties "
+            "on which gradients depend",
+            str(node.attrs["name"]),
+        )
+    best = next((s for s in ranked if s not in barred), None)
+    return replace(node, schedule=best)
+
+
+CHOOSE_SCHEDULE = Pass("choose-schedule", choose_schedule, ("kernel",))
