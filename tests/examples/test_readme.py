@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from convc.cli import main
 from convc.model import Model
@@ -41,6 +42,16 @@ def test_the_ir_is_what_the_compiler_prints(opening: str, step: str) -> None:
     known = {code.sub("", line) for line in printed.splitlines()}
     lines = [code.sub("", x) for x in shown.splitlines() if x.strip() != "…"]
     assert [line for line in lines if line not in known] == []
+
+
+def test_a_layer_is_explained_as_shown() -> None:
+    """Line by line, but for those left out and where the network's file lies."""
+    (block,) = (b for b in blocks("") if b.startswith("$ convc explain"))
+    command, *shown = block.splitlines()
+    words = [*command.split()[2:], "--no-measure"]
+    printed = CliRunner().invoke(main, words).output.splitlines()
+    known = {re.sub(r"\S*networks", "networks", line) for line in printed}
+    assert [line for line in shown if line != "…" and line not in known] == []
 
 
 def test_every_command_and_option_exists() -> None:
