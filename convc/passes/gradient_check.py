@@ -98,7 +98,8 @@ def _error(
     lost = np.finfo(np.float64).eps * sum(
         float(np.abs(gradients[name] * u).sum()) * u.size for name, u in moved.items()
     )
-    units = abs(claimed - slope.value) / (slope.bound + lost)
+    error, allowed = abs(claimed - slope.value), slope.bound + lost
+    units = 0.0 if not error else error / allowed if allowed else np.inf
     return units, (
         f"along a random direction it says {claimed:.9g}, central differences of the "
         f"loss say {slope.value:.9g} within {slope.bound:.2g}"

@@ -128,3 +128,13 @@ def test_a_graph_is_needed_that_has_a_loss() -> None:
     assert graph_of(text).outputs[0][0] == "other"
     with pytest.raises(CompileError, match="needs an output called loss"):
         stage_after(DIFFERENTIATE, of=text)
+
+
+def test_a_loss_without_parameters_has_nothing_to_be_wrong() -> None:
+    """All is zero, the bound too: that is agreement, not a division by zero."""
+    text = """
+    graph g(%x: f32[N,4]) -> (loss=%l) {
+      %l = reduce_sum(%x) {axes=[0,1]} : f32[]
+    }
+    """
+    assert str(stage_after(DIFFERENTIATE, of=text).verdict).startswith("0 gradients")
