@@ -9,7 +9,7 @@ from convc.ir.graph import Attrs, Graph, Node
 from convc.lockfile import Entry, key_of
 from convc.passes.manager import Choice, Context, Pass
 
-NEAR = 1.02
+NEAR = 1.005
 """Predictions no further apart than this do not tell which is faster."""
 
 

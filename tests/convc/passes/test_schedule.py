@@ -49,7 +49,7 @@ def origin(stage: Stage) -> str:
 
 
 def test_without_a_lockfile_the_smallest_of_the_best_predictions_is_taken() -> None:
-    """What is predicted to be faster by a fiftieth or less does not cost memory."""
+    """What is predicted to be hardly faster does not cost memory."""
 
     def scratch(node: Node) -> int:
         return sum(s.nbytes for s in NUMPY.scratch(node, 1))
