@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 HEADINGS = ("layer", "output", "params", "FLOPs", "bytes", "F/B", "predicted")
 MEASURED = ("measured", "ratio", "roof")
+SPARE = ("output", "params", "F/B", "bytes", "FLOPs")
+"""Columns that may go where there is no room, in this order."""
 _WORDS = 2
 """Columns of words, before those of numbers."""
 _FEW = 2
@@ -219,7 +221,10 @@ class Plan:
         for i, heading in enumerate(self.headings()):
             words = i < _WORDS
             table.add_column(
-                heading, justify="left" if words else "right", no_wrap=not words
+                heading,
+                justify="left" if words else "right",
+                no_wrap=not words,
+                overflow="fold",
             )
         *body, total = self.cells()
         for line in body:

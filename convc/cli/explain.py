@@ -100,7 +100,7 @@ def plan(
     A kernel stands below the layer that leads it. FLOPs are those of the ops by
     definition, bytes those of what a kernel reads and writes, for one batch.
     """
-    from convc.plan_table import kernel_times, plan_table
+    from convc.plan_table import SPARE, kernel_times, plan_table
     from convc.roofline import machine_peaks
 
     if new_peaks and not measure:
@@ -114,7 +114,7 @@ def plan(
         stages = chosen.stages(backend=backend, batch=batch, threads=threads)
         table = plan_table(stages, backend)
     if sys.stdout.isatty():
-        print_table(table)
+        print_table(table, SPARE)
     else:
         click.echo(str(table))
 

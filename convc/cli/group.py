@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import click
@@ -168,11 +168,26 @@ def step_named(model: Model, name: str) -> Step:
     return model.evaluation_step() if name == "evaluation" else model.inference()
 
 
-def print_table(table: Any) -> None:
-    """Draw a table on a terminal; anywhere else as text that no width cuts off."""
-    from rich.console import Console
+def print_table(table: Any, spare: Sequence[str] = ()) -> None:
+    """Draw a table on a terminal; anywhere else as text that no width cuts off.
 
+    Where a terminal has no room for it the columns headed ``spare`` are left out, one
+    by one until there is, and named.
+    """
+    from rich.console import Console
+    from rich.protocol import rich_cast
+
+    drawn: Any = rich_cast(table)
     console = Console()
     if not console.is_terminal:
         console.width = _WIDE
-    console.print(table)
+    unbounded = console.options.update(max_width=sys.maxsize)
+    left_out = []
+    for heading in spare:
+        if console.measure(drawn, options=unbounded).maximum <= console.width:
+            break
+        drawn.columns = [c for c in drawn.columns if c.header != heading]
+        left_out.append(heading)
+    console.print(drawn)
+    if left_out:
+        click.echo(f"no room for: {', '.join(left_out)}")

@@ -142,7 +142,7 @@ def audit(
             verdict = {"error": row.error, "ok": row.ok, "loose": row.loose}
             click.echo(json.dumps({**asdict(row), **verdict}))
     else:
-        print_table(_table(rows))
+        print_table(_table(rows), ("expected", "compiled"))
         click.echo(_counted(rows, wrong))
     sys.exit(1 if wrong else 0)
 

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.table import Table
 
 from convc import __version__
 from convc.cli import main
-from convc.cli.group import load_model
+from convc.cli.group import load_model, print_table
 from convc.ir.errors import ModelError
 from convc.networks import NETWORKS
 from convc.optimizers import OPTIMIZERS
+from convc.plan_table import SPARE, plan_table
 
 ROOT = Path(__file__).parents[3]
 
@@ -134,6 +136,39 @@ def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("convc.networks.load_network", interrupted)
     result = convc("summary", "two_conv")
     assert (result.exit_code, result.stderr) == (130, "error: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("columns", "gone"), [(120, []), (80, ["size"]), (50, ["size", "depth"])]
+)
+def test_a_table_loses_columns_for_a_narrow_terminal_and_says_which(
+    columns: int,
+    gone: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    table = Table(box=None)
+    for heading in ("name", "size", "depth", "time"):
+        table.add_column(heading, no_wrap=True)
+    table.add_row(*("x" * 20 for _ in range(4)))
+    print_table(table, spare=("size", "depth", "name"))
+    text = capsys.readouterr().out
+    assert text.count("x" * 20) == 4 - len(gone)
+    assert (f"no room for: {', '.join(gone)}" in text) == bool(gone)
+    assert all(heading not in text.splitlines()[0] for heading in gone)
+
+
+def test_a_table_that_is_no_terminals_has_every_column(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    plan = plan_table(load_model("strided").training_step().stages(batch=4, threads=1))
+    print_table(plan, SPARE)
+    text = capsys.readouterr().out
+    assert all(heading in text for heading in SPARE)
+    assert "no room" not in text
 
 
 def test_a_type_that_is_none_is_refused() -> None:
