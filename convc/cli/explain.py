@@ -60,6 +60,8 @@ def explain(
     from convc.plan_table import kernel_times
     from convc.roofline import machine_peaks
 
+    if as_json and layer is None:
+        raise click.UsageError("--json is for a LAYER")
     loaded = load_model(model, input_type)
     chosen = step_named(loaded, step)
     if layer is None:

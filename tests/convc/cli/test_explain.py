@@ -56,6 +56,12 @@ def test_explain_as_json_has_every_record() -> None:
     assert found["kernels"][0]["code"]["lines"][0].startswith("def ")
 
 
+def test_json_is_for_a_layer() -> None:
+    result = convc("explain", "strided", "--json")
+    assert result.exit_code == 2
+    assert "--json is for a LAYER" in result.stderr
+
+
 def test_explain_of_no_layer_names_those_it_may_be() -> None:
     result = convc("explain", "strided", "conv_1", *SMALL)
     assert result.exit_code == 1
