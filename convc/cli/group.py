@@ -59,8 +59,9 @@ class CommandGroup(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
             raise Interrupted(str(interrupt) or "interrupted") from None
-        except ConvcError as error:
-            if os.environ.get("CONVC_DEBUG", "0") not in {"", "0"}:
+        except (ConvcError, OSError) as error:
+            debug = os.environ.get("CONVC_DEBUG", "0") not in {"", "0"}
+            if debug or isinstance(error, BrokenPipeError):  # click ends quietly
                 raise
             raise Failure(str(error)) from error
 

@@ -73,6 +73,22 @@ def test_an_error_is_one_line_on_stderr_and_no_traceback() -> None:
     assert result.stderr.startswith("error: no network is called 'three_conv'")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_a_full_disk_behind_the_output_is_an_error_and_no_traceback() -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "convc", "show", "strided", "--after", "trace"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: [Errno 28] ")
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_with_convc_debug_an_error_keeps_its_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
