@@ -173,18 +173,19 @@ def _annotated(line: str, named: dict[int, str]) -> str:
 
 
 def _names(kernels: list[Kernel]) -> list[str]:
-    names: list[str] = []
+    names: dict[str, int] = {}
     for kernel in kernels:
         name = identifier(str(kernel.node.attrs["name"]))
         taken = keyword.iskeyword(name) or name in RESERVED or name.startswith("__")
         if taken or not name.isidentifier():
             name = f"kernel_{name}"
-        base, count = name, 1
+        base, count = name, names.get(name, 1)
         while name in names:
             count += 1
             name = f"{base}_{count}"
-        names.append(name)
-    return names
+        names[name] = 1
+        names[base] = count
+    return list(names)
 
 
 def _emit_tables(
