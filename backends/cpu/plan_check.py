@@ -1,7 +1,8 @@
 """Checks of a memory plan that only the emitted code depends on.
 
 The verifier knows that buffers do not collide; that a view lies on its source, an
-update on its parameter, an optimizer's parameters in one block, that code which writes
+update on its parameter, an optimizer's parameters in one block, that values are stored
+in the order that the code takes them to be in and have a reader, that code which writes
 on its operands can do so, and that scratch is as large as the emitted code takes it to
 be, is checked here: a plan may come from text.
 """
@@ -14,6 +15,7 @@ from convc.backends.cpu.kernel import Kernel
 from convc.backends.cpu.table import emitter_for
 from convc.ir.errors import CompileError
 from convc.ir.graph import VIEWS, Arena, Graph, Value
+from convc.ir.types import batch_last
 
 
 def check_plan(graph: Graph, arena: Arena, kernels: Sequence[Kernel]) -> None:
@@ -29,11 +31,43 @@ def check_plan(graph: Graph, arena: Arena, kernels: Sequence[Kernel]) -> None:
                 f"at {at}; run plan-memory again"
             )
     for kernel in kernels:
+        _check_orders(kernel)
+        _check_readers(kernel)
         _check_batch(kernel, arena.batch)
         _check_scratch(kernel)
         _check_in_place(kernel)
         for group in flat_groups(kernel.node):
             _check_block(kernel, group)
+
+
+def _check_orders(kernel: Kernel) -> None:
+    """The batch is innermost; operands may have it first where the code takes both."""
+    emitter, operands = emitter_for(kernel), kernel.node.operands
+    given = {
+        outside
+        for inside, outside in zip(kernel.region.inputs, operands, strict=True)
+        if outside.type == outside.type.plain and emitter.reads_as_given(kernel, inside)
+    }
+    for value in (*operands, *kernel.node.results):
+        wanted = batch_last(value.type)
+        if value.type != wanted and value not in given:
+            raise _refused(
+                kernel,
+                f"{value} is stored as {value.type}, the numpy backend wants {wanted}; "
+                "choose its layout again",
+            )
+
+
+def _check_readers(kernel: Kernel) -> None:
+    """Every op has a result that another op reads or the kernel yields."""
+    read = {v for node in kernel.ops for v in node.operands} | {*kernel.region.yields}
+    for node in kernel.ops:
+        if read.isdisjoint(node.results):
+            raise _refused(
+                kernel,
+                f"nothing reads {node.results[0]}, the result of its {node.op}; yield "
+                "it, or leave the op out",
+            )
 
 
 def _check_batch(kernel: Kernel, batch: int) -> None:
@@ -86,8 +120,9 @@ def _check_block(kernel: Kernel, group: Iterable[Value]) -> None:
 
 
 def _misplanned(kernel: Kernel, reason: str) -> CompileError:
+    return _refused(kernel, f"{reason}; choose its schedule and plan its memory again")
+
+
+def _refused(kernel: Kernel, reason: str) -> CompileError:
     name, where = kernel.node.attrs["name"], kernel.where()
-    return CompileError(
-        f"kernel {name} at {where}: {reason}; choose its schedule and plan its memory "
-        "again"
-    )
+    return CompileError(f"kernel {name} at {where}: {reason}")

@@ -1,5 +1,6 @@
 """A schedule or a plan that was edited by hand runs rightly or is refused."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -171,3 +172,29 @@ def test_a_value_moved_to_free_memory_runs() -> None:
 def test_planning_again_repairs_an_edited_graph() -> None:
     graph = replace(stage("choose-schedule"), arena=None)
     assert compiled(graph, 4, 2, (PLAN_MEMORY,)).graph == stage("plan-memory")
+
+
+def edited(name: str, old: str, new: str) -> Graph:
+    """The graph at a stage with one part of its text changed."""
+    text = print_graph(stage(name))
+    assert old in text
+    return parse(text.replace(old, new))
+
+
+@pytest.mark.parametrize("layout", ["", "{2,1,3,0}"])
+@pytest.mark.parametrize("shape", ["[N,4,4,2]", "[N,4,4,3]"])
+def test_a_storage_order_that_the_code_does_not_have_is_refused(
+    shape: str, layout: str
+) -> None:
+    """Whether it is an operand's or a result's; the order itself would be legal."""
+    graph = edited("choose-layout", f"f32{shape}{{1,2,3,0}}", f"f32{shape}{layout}")
+    stored = re.escape(f"is stored as f32{shape}{layout}, the numpy backend wants f32")
+    with pytest.raises(CompileError, match=rf"kernel \w+ at .*: %\S+ {stored}"):
+        compiled(graph, 4, 2, RESUMED)
+
+
+def test_a_kernel_that_does_not_yield_what_it_computes_is_refused() -> None:
+    graph = edited("choose-schedule", "yield %b", "yield %a")
+    rule = "nothing reads %b, the result of its bias_add; yield it, or leave the op out"
+    with pytest.raises(CompileError, match=rf"kernel conv_bias at .*: {rule}"):
+        compiled(graph, 4, 2, RESUMED)
