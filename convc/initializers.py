@@ -113,17 +113,22 @@ def resolve(given: object, kind: TensorType) -> Initializer:
     return given
 
 
+def check_initializer(parameter: Parameter) -> None:
+    """TypeRuleError if the parameter's rule is unknown or does not fit its type."""
+    try:
+        _check(parameter.initializer, parameter.attrs, parameter.value.type)
+    except TypeRuleError as error:
+        raise TypeRuleError(f"{parameter.value}: {error}") from None
+
+
 def initialize(parameter: Parameter, seed: int) -> NDArray[Any]:
     """The parameter's first value, in its logical (plain layout) shape.
 
     Drawn from the Philox stream of its name at step 0; the rule ``seed`` gives the
     seed itself. TypeRuleError for a rule that is unknown or does not fit.
     """
+    check_initializer(parameter)
     kind, rule, attrs = parameter.value.type, parameter.initializer, parameter.attrs
-    try:
-        _check(rule, attrs, kind)
-    except TypeRuleError as error:
-        raise TypeRuleError(f"{parameter.value}: {error}") from None
     shape, dtype = kind.bind(1), kind.dtype.numpy
     if rule == "seed":
         return np.full(shape, seed, dtype)

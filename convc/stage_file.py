@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from convc.backends.base import Backend
-from convc.initializers import initial_state
+from convc.initializers import check_initializer, initial_state
 from convc.ir import philox
-from convc.ir.errors import CompileError, IRSyntaxError, VerifyError
-from convc.ir.graph import Graph
+from convc.ir.errors import CompileError, IRSyntaxError, TypeRuleError, VerifyError
+from convc.ir.graph import Graph, Parameter
 from convc.ir.ops.base import Array
 from convc.ir.parser import parse
-from convc.ir.verifier import verify
+from convc.ir.verifier import underline, verify
 from convc.optimizers import Adam
 from convc.passes.manager import Pass
 from convc.passes.samples import fewest_classes
@@ -42,13 +42,16 @@ _FOLDER = re.compile(rf"(?:\d+-.*-)?({'|'.join(PIPELINES)})(?:\.ir)?")
 
 
 def read_stage(path: Path) -> Graph:
-    """The graph in a file, verified.
+    """The graph in a file, verified, first values included.
 
     CompileError with the file, and line, column and a caret for what does not parse, or
     the culprit underlined for what is not legal.
     """
     try:
-        return verify(parse(path.read_text("utf-8")))
+        graph = verify(parse(path.read_text("utf-8")))
+        for parameter in graph.parameters:
+            _check_first_value(graph, parameter)
+        return graph
     except (OSError, UnicodeDecodeError) as error:
         raise CompileError(f"{path}: cannot be read: {error}") from error
     except IRSyntaxError as error:
@@ -59,39 +62,53 @@ def read_stage(path: Path) -> Graph:
         raise CompileError(f"{path}: {error}") from error
 
 
+def _check_first_value(graph: Graph, parameter: Parameter) -> None:
+    try:
+        check_initializer(parameter)
+    except TypeRuleError as error:
+        said = underline(graph, parameter.value.name, str(error))
+        raise VerifyError(said) from None
+
+
 def rest(graph: Graph, path: Path, after: str = "", kind: str = "") -> Step:
     """What is left to be done for the stage in ``path``, by the rules above.
 
     CompileError if no pipeline has such a pass, or several go on from it differently.
     """
-    known = [kind] if kind else list(PIPELINES)
-    passes = {p.name for name in known for p in PIPELINES[name]} | {"trace"}
-    if after and after not in passes:
-        raise CompileError(
-            f"no pass of {' or '.join(known)} is called {after!r}; those that are: "
-            f"{', '.join(sorted(passes))}"
-        )
     named = _NAME.fullmatch(path.name)
-    if not after and named and named.group(1) in passes:
+    every = {p.name for passes in PIPELINES.values() for p in passes} | {"trace"}
+    if not after and named and named.group(1) in every:
         after = named.group(1)
-    if not after:
-        left = _behind(LOWERING, _done(graph))
-    else:
+    if after:
         left = _chosen(path, after, kind)
+    elif kind:
+        raise CompileError(
+            f"{path}: the name does not say behind which pass of {kind} it stands; "
+            "give --from PASS, or --from trace where all are left"
+        )
+    else:
+        left = _behind(LOWERING, _done(graph))
     takes = dropwhile(lambda item: graph.stage not in item.requires, left)
     return Step(graph, tuple(takes), "resumed")
 
 
 def _chosen(path: Path, after: str, kind: str) -> tuple[Pass, ...]:
+    """What is left behind a pass, in the pipeline that is given or that it is of."""
     folder = _FOLDER.fullmatch(path.absolute().parent.name)
-    kind = kind or (folder.group(1) if folder else "")
-    if kind and after in ("trace", *(p.name for p in PIPELINES[kind])):
-        return _behind(PIPELINES[kind], after)
+    known = [kind] if kind else list(PIPELINES)
+    passes = {name: ("trace", *(p.name for p in PIPELINES[name])) for name in known}
+    having = [name for name in known if after in passes[name]]
+    if not having:
+        names = sorted({name for listed in passes.values() for name in listed})
+        raise CompileError(
+            f"no pass of {' or '.join(known)} is called {after!r}; those that are: "
+            f"{', '.join(names)}"
+        )
+    if folder and folder.group(1) in having:
+        having = [folder.group(1)]
     ways = {
         tuple(p.name for p in left): left
-        for passes in PIPELINES.values()
-        if after in ("trace", *(p.name for p in passes))
-        for left in [_behind(passes, after)]
+        for left in (_behind(PIPELINES[k], after) for k in having)
     }
     if len(ways) > 1:
         raise CompileError(

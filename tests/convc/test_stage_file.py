@@ -91,6 +91,19 @@ def test_an_unknown_pass_is_refused_with_those_there_are(tmp_path: Path) -> None
         rest(read_stage(path), path, "simplify", "inference")
 
 
+def test_a_pipeline_that_is_given_is_never_passed_over(tmp_path: Path) -> None:
+    """Neither by a name that says no pass, nor by one of another pipeline's."""
+    first, *_, last = written(tmp_path / "01-strided-training")
+    other = first.rename(tmp_path / "mine.ir")
+    graph = read_stage(other)
+    with pytest.raises(CompileError, match=r"mine\.ir: the name does not say behind"):
+        rest(graph, other, kind="inference")
+    assert rest(graph, other, "trace", "inference").passes == PIPELINES["inference"]
+    differentiated = last.parent / "04-differentiate.ir"
+    with pytest.raises(CompileError, match="no pass of inference is called 'differen"):
+        rest(read_stage(differentiated), differentiated, kind="inference")
+
+
 def test_a_file_of_another_name_goes_on_where_its_stage_says(tmp_path: Path) -> None:
     """Ops are fused, kernels scheduled, a plan is kept; no pass is done twice."""
     source = step_of("two_conv", "training").compile(batch=3, threads=1).source
@@ -134,6 +147,18 @@ def test_what_is_not_legal_is_underlined(tmp_path: Path) -> None:
     path.write_text("graph g(%x: f32[N]) -> (y=%1) {\n  %1 = exp(%x) : f32[N,2]\n}\n")
     rule = "its rule gives f32"
     with pytest.raises(CompileError, match=rf"a\.ir: exp: {rule}(.|\n)*\n  \^\^\^"):
+        read_stage(path)
+
+
+def test_a_first_value_that_no_rule_gives_is_underlined(tmp_path: Path) -> None:
+    path = tmp_path / "a.ir"
+    text = "graph g() -> (y=%w) {\n  param %w : f32[2] = "
+    path.write_text(f"{text}glorot()\n}}\n")
+    rule = "%w: unknown initializer 'glorot', known: constant, "
+    with pytest.raises(CompileError, match=rf"a\.ir: {rule}(.|\n)*\n  \^\^\^"):
+        read_stage(path)
+    path.write_text(f"{text}zeros(value=3)\n}}\n")
+    with pytest.raises(CompileError, match=r"%w: zeros: has no argument 'value'\n"):
         read_stage(path)
 
 
