@@ -93,6 +93,8 @@ def run(
     names = ", ".join(item.name for item in left.passes) or "none"
     program = left.compile(**settings, check=check)
     click.echo(f"{graph.name}: {graph.stage} stage; passes that were left: {names}")
+    if any(item.name == "apply-optimizer" for item in left.passes):
+        click.echo("optimizer: adam with its defaults, for the stage has none yet")
     click.echo(str(program.memory))
     if source is not None:
         _write(source, program.source)

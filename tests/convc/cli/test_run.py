@@ -77,6 +77,18 @@ def test_it_says_what_was_done_and_what_came_out(dump: Path) -> None:
     assert re.search(r"^loss = 2\.\d+$", scalar, re.MULTILINE)
 
 
+def test_it_says_which_optimizer_a_stage_without_one_gets(dump: Path) -> None:
+    """The one it was compiled with may be another; the stage does not know it."""
+    said = "optimizer: adam with its defaults, for the stage has none yet\n"
+    where = ("--batch", 4, "--threads", 1)
+    early = stage(dump, "differentiate.ir", "training")
+    assert said in convc("run", early, *where).stdout
+    late = stage(dump, "apply-optimizer.ir", "training")
+    assert "optimizer" not in convc("run", late, *where).stdout.replace(
+        "fuse-optimizer", ""
+    )
+
+
 def test_the_program_can_be_kept(dump: Path, tmp_path: Path) -> None:
     path, out = stage(dump, "fuse-dense.ir"), tmp_path / "p.py"
     convc("run", path, "--source", out, "--batch", 4, "--threads", 1)
