@@ -19,6 +19,8 @@ from convc.cli import main
 
 DOCS = Path(__file__).parents[1] / "docs"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TYPED = re.compile(r"\$ (?:[A-Z_]+=\S+ )*convc (\w+)")
+"""A line in which a page runs a command of convc."""
 
 
 def blocks_of(page: str) -> list[tuple[str, str]]:
@@ -99,6 +101,17 @@ def _type_all(shell: Shell, block: str) -> None:
             assert re.fullmatch(pattern_of(shown), output), said
         explained = re.search(rf"\$ {re.escape(command)}\n[^$]*\$ echo \$\?", block)
         assert shell.code == 0 or explained, said
+
+
+def test_every_command_is_typed_on_a_page() -> None:
+    lines = [
+        line
+        for page in PAGES
+        for _, block in blocks_of(page)
+        for line in block.splitlines()
+    ]
+    typed = {m.group(1) for line in lines if (m := TYPED.match(line))}
+    assert typed == set(main.commands)
 
 
 def test_there_are_pages_and_an_ellipsis_is_no_licence() -> None:
