@@ -50,7 +50,7 @@ def diff(before: Graph, after: Graph) -> tuple[Change, ...]:
         *_declarations(before, after, found),
         *_ops(found, homes),
         *_moves(before, after, found, homes),
-        *_kernels(after, homes),
+        *_kernels(after, found, homes),
         *_memory(before.arena, after.arena, found),
     ]
     return tuple(sorted(changes, key=lambda change: KINDS.index(change.kind)))
@@ -166,20 +166,16 @@ def _ops(found: Match, homes: Mapping[str, Node]) -> Iterator[Change]:
 
 
 def _about(kind: str, item: Item, old: str = "", new: str = "") -> Change:
-    return Change(kind, item.title, old, new, "", _called(item.kernel), item.node.locs)
-
-
-def _called(kernel: Node | None) -> str:
-    return str(kernel.attrs["name"]) if kernel else ""
+    return Change(kind, item.title, old, new, "", item.inside, item.node.locs)
 
 
 def _fusions(old: Item, new: Item, homes: Mapping[str, Node]) -> Iterator[Change]:
     if new.kernel is None and old.kernel is not None:
-        yield _about("unfused", new, _called(old.kernel))
+        yield _about("unfused", new, old.inside)
     elif new.kernel is not None and (
         old.kernel is None or homes.get(new.kernel.name) is not old.kernel
     ):
-        change = _about("fused", new, _called(old.kernel), _called(new.kernel))
+        change = _about("fused", new, old.inside, new.inside)
         yield replace(change, subject=old.title)  # in the kernel it may have no name
 
 
@@ -217,14 +213,13 @@ def _moves(
     still = _increasing(order)
     for at, node in enumerate(kept):
         if at not in still:
-            behind = f"behind {_spoken(kept[at - 1])}" if at else "to the front"
-            yield Change("moved", _spoken(node), "", behind, locs=node.locs)
+            behind = f"behind {_spoken(kept[at - 1], found)}" if at else "to the front"
+            yield Change("moved", _spoken(node, found), "", behind, locs=node.locs)
 
 
-def _spoken(node: Node) -> str:
-    if node.region is None:
-        return f"{node.op} %{node.name}"
-    return f"kernel {_called(node)}"
+def _spoken(node: Node, found: Match) -> str:
+    name = found.new.kernels.get(node.name)
+    return f"kernel {name}" if name else f"{node.op} %{node.name}"
 
 
 def _increasing(numbers: Sequence[int]) -> set[int]:
@@ -250,14 +245,15 @@ def _increasing(numbers: Sequence[int]) -> set[int]:
 # -- kernels and memory
 
 
-def _kernels(after: Graph, homes: Mapping[str, Node]) -> Iterator[Change]:
+def _kernels(after: Graph, found: Match, homes: Mapping[str, Node]) -> Iterator[Change]:
     for node in after.nodes:
         if node.region is None:
             continue
-        old, name = homes.get(node.name), _called(node)
+        old, name = homes.get(node.name), found.new.kernels[node.name]
         about = Change("schedule", f"kernel {name}", kernel=name, locs=node.locs)
-        if old is not None and _called(old) != name:
-            yield replace(about, kind="renamed", old=_called(old), new=name)
+        if old is not None and old.attrs["name"] != node.attrs["name"]:
+            was = found.old.kernels[old.name]
+            yield replace(about, kind="renamed", old=was, new=name)
         if old is None or old.schedule is None or node.schedule is None:
             was, now = (_pairs((n and n.schedule) or {}) for n in (old, node))
             if was != now:

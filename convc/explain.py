@@ -15,6 +15,7 @@ from convc.diff import Change, diff
 from convc.ir.errors import ModelError
 from convc.ir.graph import Attrs, Graph, Loc, Node
 from convc.ir.printer import attr_text, node_lines, parameter_line
+from convc.matching import kernel_names
 from convc.passes.manager import Stage
 from convc.places import files_called
 from convc.plan_table import KernelRow, Plan, candidates_of, plan_table
@@ -257,7 +258,8 @@ def _counted(names: Iterable[str]) -> str:
 def _kernels(program: Program, plan: Plan, layer: str) -> Iterator[KernelFacts]:
     """The kernels that run a layer's ops, in launch order."""
     nodes = {node.name: node for node in program.graph.nodes}
-    rows = {row.node: row for row in plan.kernels}
+    names = kernel_names(program.graph)
+    rows = {k.node: replace(k, name=names[k.node]) for k in plan.kernels}
     lines = program.source.splitlines()
     for place in program.kernels:
         row, node = rows[place.node], nodes[place.node]

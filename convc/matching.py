@@ -14,7 +14,7 @@ once, where it was made. An op that computes what an old one does that is matche
 already is a copy of it.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -29,7 +29,7 @@ class Item:
     """An op, in a kernel or outside, and what its operands are seen from there.
 
     ``results`` are the graph's values where the kernel shows them, else the body's;
-    ``shown`` says which.
+    ``shown`` says which. ``inside`` is what people call its kernel, "" without one.
     """
 
     node: Node
@@ -37,6 +37,7 @@ class Item:
     results: tuple[Value, ...]
     shown: tuple[bool, ...]
     kernel: Node | None = None
+    inside: str = ""
 
     @property
     def name(self) -> str:
@@ -44,8 +45,7 @@ class Item:
         for value, shown in zip(self.results, self.shown, strict=True):
             if shown:
                 return str(value)
-        inside = f" of {self.kernel.attrs['name']}" if self.kernel else ""
-        return f"{self.results[0]}{inside}"
+        return f"{self.results[0]}{f' of {self.inside}' if self.inside else ''}"
 
     @property
     def title(self) -> str:
@@ -55,10 +55,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Ops:
-    """The ops of a graph in order, and what each of its values refers to."""
+    """The ops of a graph in order, and what each of its values refers to.
+
+    ``kernels`` is what people call each kernel, by its node.
+    """
 
     items: list[Item] = field(default_factory=list)
     refs: dict[str, Ref] = field(default_factory=dict)
+    kernels: dict[str, str] = field(default_factory=dict)
 
     def say(self, ref: Ref | None) -> str:
         """``relu %3``: a reference for people, "" if there is none."""
@@ -71,7 +75,7 @@ class Ops:
 
 def ops_of(graph: Graph) -> Ops:
     """Every op of ``graph``, those in kernels too."""
-    ops = Ops()
+    ops = Ops(kernels=kernel_names(graph))
     for value in (*graph.inputs, *(p.value for p in graph.parameters)):
         ops.refs[value.name] = value.name
     for node in graph.nodes:
@@ -85,7 +89,7 @@ def ops_of(graph: Graph) -> Ops:
         }
         seen = dict(zip(node.region.yields, node.results, strict=True))
         for inner in node.region.nodes:
-            _append(ops, _item(inner, local, seen, node), local)
+            _append(ops, _item(inner, local, seen, node, ops.kernels[node.name]), local)
         for inside, outside in seen.items():
             ops.refs[outside.name] = local[inside.name]
     return ops
@@ -96,6 +100,7 @@ def _item(
     refs: dict[str, Ref],
     seen: dict[Value, Value],
     kernel: Node | None = None,
+    inside: str = "",
 ) -> Item:
     return Item(
         node,
@@ -103,7 +108,18 @@ def _item(
         tuple(seen.get(v, v) for v in node.results),
         tuple(v in seen for v in node.results),
         kernel,
+        inside,
     )
+
+
+def kernel_names(graph: Graph) -> dict[str, str]:
+    """What people call each kernel, by its node: its name, and %7 if others have it."""
+    names = {n.name: str(n.attrs["name"]) for n in graph.nodes if n.region is not None}
+    counts = Counter(names.values())
+    return {
+        node: name if counts[name] == 1 else f"{name} %{node}"
+        for node, name in names.items()
+    }
 
 
 def _append(ops: Ops, item: Item, refs: dict[str, Ref]) -> None:

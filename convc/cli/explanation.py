@@ -141,9 +141,10 @@ def _work(kernel: KernelFacts) -> str:
     if cost is None:
         return said
     flops, local = amount(cost.flops, "FLOP"), amount(cost.local, "B")
+    calls = "1 call" if cost.calls == 1 else f"{amount(cost.calls)} calls"
     return (
         f"{said}; predicted for this algorithm: {flops}, {local} more through the "
-        f"caches, {amount(cost.calls)} calls on each thread"
+        f"caches, {calls} on each thread"
     )
 
 

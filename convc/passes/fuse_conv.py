@@ -101,7 +101,8 @@ def _backward_group(graph: Graph, anchor: Node, context: Context) -> list[str]:
             continue
         outside = [u.op for u in users[value.name] if u.name not in group]
         if outside or value.name in live:
-            reason = f"{', '.join(outside) or 'the outputs'} read it too"
+            read = "reads" if len(outside) == 1 else "read"
+            reason = f"{', '.join(outside) or 'the outputs'} {read} it too"
         elif op == "max_pool2d_grad":
             reason = _tiles_evenly(graph, node, value)
         if reason is not None:

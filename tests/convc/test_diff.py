@@ -12,6 +12,7 @@ from convc.ir.printer import print_graph
 from convc.model import Model
 from convc.networks import NETWORKS
 from convc.passes.manager import Stage
+from convc.pipeline import LOWERING, Step
 
 BASE = """
 graph g(%x: f32[N,4,4,2]) -> (y=%4) {
@@ -126,6 +127,29 @@ def test_fusing_is_said_of_each_op_and_of_nothing_else() -> None:
         f"unfused bias_add %2: {kernel} -> ",
         f"unfused relu %3: {kernel} -> ",
         "unfused tanh %4: act_tanh -> ",
+    ]
+
+
+def test_kernels_of_one_name_are_told_apart_by_their_nodes() -> None:
+    """A layer that is used twice gives two kernels that are called alike."""
+    traced = """
+graph g(%x: f32[N,4]) -> (y=%4) {
+  param %w : f32[4,4] = glorot_uniform()   @ net.py:1 fc
+  %1 = matmul(%x, %w) : f32[N,4]   @ net.py:1 fc
+  %2 = relu(%1) : f32[N,4]   @ net.py:1 fc
+  %3 = matmul(%2, %w) : f32[N,4]   @ net.py:2 fc
+  %4 = relu(%3) : f32[N,4]   @ net.py:2 fc
+}
+"""
+    stages = Step(graph_of(traced), LOWERING).stages(batch=4, threads=1)
+    fused = next(s for s in stages if s.name == "fuse-dense")
+    assert fused.before is not None
+    lines = [line(c) for c in diff(fused.before, fused.graph) if c.kind == "fused"]
+    assert lines == [
+        "fused matmul %1:  -> fc_dense_relu %2",
+        "fused relu %2:  -> fc_dense_relu %2",
+        "fused matmul %3:  -> fc_dense_relu %4",
+        "fused relu %4:  -> fc_dense_relu %4",
     ]
 
 

@@ -168,7 +168,7 @@ GRADIENTS = {
         BACKWARD.replace("(dw=", "(e=%e, dw=").replace(
             "  %g =", "  %e = exp(%r) : f32[N,2,2,2]\n  %g ="
         ),
-        "relu_grad stays outside: exp read it too",
+        "relu_grad stays outside: exp reads it too",
     ),
     "an average": (
         BACKWARD.replace("max_pool2d_grad(%a, %r)", "avg_pool2d_grad(%r)").replace(

@@ -96,7 +96,7 @@ def test_a_residual_network_trains_as_the_oracle_does() -> None:
     program = step.compile(batch=4, threads=2, check=True)
     program.initialize(3)
     assert "one_b_conv_bias_add_relu" in names(program.graph)
-    assert "one_b_dw: relu_grad stays outside: add read it too" in refusals(
+    assert "one_b_dw: relu_grad stays outside: add reads it too" in refusals(
         program, "fuse-conv-backward"
     )
     meant = next(s.graph for s in program.stages if s.name == "apply-optimizer")
