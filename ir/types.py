@@ -145,7 +145,7 @@ class TensorType:
     @property
     def plain(self) -> "TensorType":
         """The same type in the plain layout."""
-        return self.with_layout(None)
+        return self if self.layout is None else self.with_layout(None)
 
     def __str__(self) -> str:
         layout = "" if self.layout is None else "{" + _dims(self.layout) + "}"

@@ -110,16 +110,18 @@ def error_bound(m: int, r: int, channels: int) -> float:
     filters, inputs, outputs = (
         [_Row.of(row) for row in matrix] for matrix in (t.filter, t.input, t.output)
     )
+    scales = [[abs(float(factor)) for factor in row] for row in t.output]
+    masses = [w.mass * x.mass for w, x in zip(filters, inputs, strict=True)]
+    firsts = {
+        f: _roundings(filters, f) + _roundings(inputs, f)
+        for f in product(range(t.a), repeat=2)
+    }
     worst = 0.0
     for i in product(range(m), repeat=2):
         last = _roundings(outputs, i)
         total = 0.0
-        for f in product(range(t.a), repeat=2):
-            weight = prod(
-                abs(float(t.output[o][k])) * filters[k].mass * inputs[k].mass
-                for o, k in zip(i, f, strict=True)
-            )
-            first = _roundings(filters, f) + _roundings(inputs, f)
+        for f, first in firsts.items():
+            weight = prod(scales[o][k] * masses[k] for o, k in zip(i, f, strict=True))
             total += weight * _gamma(channels + first + last)
         worst = max(worst, channels * total)
     return worst
