@@ -127,16 +127,24 @@ def initialize(parameter: Parameter, seed: int) -> NDArray[Any]:
     Drawn from the Philox stream of its name at step 0; the rule ``seed`` gives the
     seed itself. TypeRuleError for a rule that is unknown or does not fit.
     """
+    value = first_value(parameter, seed)
+    shape = parameter.value.type.bind(1)
+    return value if value.shape == shape else np.broadcast_to(value, shape).copy()
+
+
+def first_value(parameter: Parameter, seed: int) -> NDArray[Any]:
+    """The same, but a scalar where all elements are alike."""
     check_initializer(parameter)
     kind, rule, attrs = parameter.value.type, parameter.initializer, parameter.attrs
     shape, dtype = kind.bind(1), kind.dtype.numpy
     if rule == "seed":
-        return np.full(shape, seed, dtype)
+        return np.asarray(seed, dtype)
     if rule in ("zeros", "ones", "constant"):
         value = {"zeros": 0, "ones": 1}.get(rule, attrs.get("value"))
-        return np.broadcast_to(np.asarray(value, dtype), shape).copy()
+        return np.asarray(value, dtype)
     stream = philox.stream_of(parameter.value.name)
-    return _drawn(rule, attrs, shape, seed, stream).reshape(shape).astype(dtype)
+    drawn = _drawn(rule, attrs, shape, seed, stream)
+    return drawn.reshape(shape).astype(dtype, copy=False)
 
 
 def initial_state(graph: Graph, seed: int) -> dict[str, NDArray[Any]]:
@@ -151,8 +159,11 @@ def _drawn(
     fan = fan_in if rule.startswith("he_") else (fan_in + fan_out) / 2
     if rule.endswith("_uniform"):
         limit = np.float32(sqrt(3 * _gain(rule) / fan))
-        unit = philox.uniform(seed, stream, 0, count)
-        return (2 * unit - np.float32(1)) * limit
+        drawn = philox.uniform(seed, stream, 0, count)
+        drawn *= np.float32(2)
+        drawn -= np.float32(1)
+        drawn *= limit
+        return drawn
     draw = philox.normal if rule == "normal" else philox.truncated_normal
     mean = np.float32(number(attrs.get("mean", 0.0)))
     if "stddev" in attrs:

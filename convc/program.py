@@ -12,7 +12,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from convc.backends.base import Backend, EmittedKernel
-from convc.initializers import initial_state
+from convc.initializers import first_value
 from convc.ir.errors import CompileError, RunError
 from convc.ir.graph import Graph, Value
 from convc.ir.ops.base import Array
@@ -66,7 +66,8 @@ class Program:
 
     def initialize(self, seed: int) -> None:
         """Give every parameter its initial value for ``seed``."""
-        self.load(initial_state(self.graph, seed))
+        for p in self.graph.parameters:
+            self.parameters[p.value.name][...] = first_value(p, seed)
 
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Set the parameters this program has from ``arrays``.
