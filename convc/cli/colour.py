@@ -21,6 +21,7 @@ KEYWORDS = frozenset(
     {"graph", "param", "state", "update", "kernel", "yield", "schedule", "arena"}
 )
 WIDTH = 88
+"""The columns that wrapped text takes at the most."""
 MOST_BUFFERS = 20
 """Lines that a diff spends on buffers; the others are counted."""
 
@@ -34,6 +35,14 @@ def print_text(text: Text) -> None:
         console.print(text, soft_wrap=True, end="")
     else:
         click.echo(text.plain, nl=False)
+
+
+def columns() -> int:
+    """The columns that wrapped text may take: fewer than ``WIDTH`` on a terminal."""
+    from rich.console import Console
+
+    console = Console()
+    return min(WIDTH, console.width) if console.is_terminal else WIDTH
 
 
 # -- IR
@@ -144,7 +153,7 @@ def _fused(changes: list[Change]) -> Iterator[tuple[str, str]]:
         glued = said.replace(" ", "\0").replace(
             ",\0", ", "
         )  # keep op and name together
-        for line in textwrap.wrap(glued, WIDTH - 4):
+        for line in textwrap.wrap(glued, columns() - 4):
             yield f"  {line}".replace("\0", " "), ""
 
 

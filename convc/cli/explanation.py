@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from convc.cli.colour import columns
 from convc.plan_table import amount, digits, duration
 from convc.summary import title
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from convc.explain import Alternative, Explanation, KernelFacts, Touch
 
-WIDTH = 88
 MOST_ALTERNATIVES = 6
 """Schedules that are shown of a kernel besides its own; the others are counted."""
 
@@ -33,6 +33,7 @@ class _Page:
         from rich.text import Text
 
         self.text = Text()
+        self.columns = columns()
 
     def heading(self, text: str) -> None:
         if self.text:
@@ -46,7 +47,7 @@ class _Page:
         """A label and what belongs to it, on as many lines as that takes."""
         for text in texts:
             head = f"  {label:<{width}}  "
-            room = max(WIDTH - len(head), 20)
+            room = max(self.columns - len(head), 20)
             for part in textwrap.wrap(text, room, break_on_hyphens=False) or [""]:
                 self.text.append(head, "cyan")
                 self.text.append(f"{part}\n")

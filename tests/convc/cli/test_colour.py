@@ -104,6 +104,19 @@ def test_changes_are_grouped_under_the_op_they_are_of() -> None:
     ]
 
 
+def test_the_ops_of_a_kernel_are_wrapped_for_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "30")
+    ops = [Change("fused", f"relu %{i}", "", "k", "", "k") for i in range(6)]
+    assert diff_text(ops).plain.splitlines() == [
+        "  fused into k",
+        "    relu %0, relu %1, relu %2,",
+        "    relu %3, relu %4, relu %5",
+    ]
+
+
 def test_every_kind_of_change_has_its_line() -> None:
     """And none of the lists of a whole compilation is cut but that of the buffers."""
     stages = Model(two_conv).training_step().stages(batch=4, threads=1)

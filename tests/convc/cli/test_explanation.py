@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from convc.backends.base import Cost
-from convc.cli.explanation import MOST_ALTERNATIVES, WIDTH, explanation_text
+from convc.cli.colour import WIDTH
+from convc.cli.explanation import MOST_ALTERNATIVES, explanation_text
 from convc.explain import (
     Alternative,
     Code,
@@ -142,9 +143,17 @@ def test_of_many_alternatives_the_best_and_the_chosen_are_shown(chosen_at: int) 
     assert f"and {21 - MOST_ALTERNATIVES - 1} more (--json has all)" in text
 
 
-def test_long_phrases_are_wrapped_below_themselves() -> None:
+@pytest.mark.parametrize("columns", [None, 70, 200])
+def test_long_phrases_are_wrapped_below_themselves(
+    columns: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the width of a terminal, if that is narrower than the page."""
+    if columns:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", str(columns))
     long = Touch("fuse-conv", ("fused " + ", ".join(["conv2d %1"] * 20),))
     lines = explanation_text(replace(PAGE, passes=(long,))).plain.splitlines()
+    widest = min(WIDTH, columns or WIDTH)
+    assert widest - 10 < max(map(len, lines)) <= widest
     at = lines.index("passes")
-    assert all(len(line) <= WIDTH for line in lines)
-    assert lines[at + 2].startswith("             conv2d")
+    assert len(lines[at + 2]) - len(lines[at + 2].lstrip()) == len("  fuse-conv  ")
