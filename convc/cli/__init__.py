@@ -1,4 +1,4 @@
-"""The command line: ``convc train | evaluate | predict | summary | show | compile``.
+"""The command line: ``convc COMMAND``.
 
 Importing this reads click alone; each command imports what it needs when it runs.
 Exit codes: 0, 1 for what went wrong, 2 for a command that cannot be meant, 130 after

@@ -83,13 +83,18 @@ def run(
     """
     from convc.stage_file import random_inputs, read_stage, rest, state_of
 
+    for_runs = {"--input": inputs, "--weights": weights, "--images": images}
+    for_runs |= {"--source": source, "--compare": compare}
+    if to is not None and any(for_runs.values()):
+        given = " and ".join(name for name, value in for_runs.items() if value)
+        raise click.UsageError(f"--to runs nothing; leave out {given}")
     graph = read_stage(file)
     left = rest(graph, file, after, step or "")
     settings = _settings(graph, file, settings)
     if to is not None:
         print_text(ir_text(_text_behind(to, left, settings, check)))
         return
-    given = _arrays(inputs)
+    arrays = _arrays(inputs)
     names = ", ".join(item.name for item in left.passes) or "none"
     program = left.compile(**settings, check=check)
     click.echo(f"{graph.name}: {graph.stage} stage; passes that were left: {names}")
@@ -99,8 +104,8 @@ def run(
     if source is not None:
         _write(source, program.source)
     data = {
-        **random_inputs(program.graph, _images(images, given, program), seed),
-        **given,
+        **random_inputs(program.graph, _images(images, arrays, program), seed),
+        **arrays,
     }
     meant = _meant(left, program)
     state = state_of((meant.graph, program.graph), _weights(weights, program), seed)

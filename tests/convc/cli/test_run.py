@@ -138,6 +138,9 @@ def test_to_prints_the_ir_and_runs_nothing(dump: Path) -> None:
     shown = convc("run", path, "--to", "form-kernels").stdout
     assert shown == stage(dump, "form-kernels.ir").read_text("utf-8")
     assert convc("run", path, "--to", "trace").stdout == path.read_text("utf-8")
+    idle = ("--compare", "--source", "p.py")
+    result = convc("run", path, "--to", "trace", *idle, code=2)
+    assert "--to runs nothing; leave out --source and --compare" in result.stderr
     result = convc("run", path, "--to", "differentiate", code=1)
     assert "no pass that is left is called 'differentiate'; left are fuse-" in (
         result.stderr
