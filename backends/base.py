@@ -10,6 +10,8 @@ from convc.ir.types import DType, TensorType
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
 """Ops that update one parameter."""
+ACTIVATIONS = ("relu", "tanh", "sigmoid")
+"""Ops of one operand that a convolution's or a product's kernel may end with."""
 SLOTS = ("p", "g", "m", "v")
 """The operands of an optimizer that have the parameter's shape."""
 

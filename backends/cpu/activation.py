@@ -3,9 +3,6 @@
 from convc.backends.cpu.kernel import scalar
 from convc.ir.graph import Node
 
-ACTIVATIONS = ("relu", "tanh", "sigmoid")
-"""Ops that a convolution or a product may end with."""
-
 
 def activate(node: Node, source: str, target: str, work: str) -> list[str]:
     """Calls that apply an activation to ``source`` and leave it in ``target``.
@@ -16,6 +13,7 @@ def activate(node: Node, source: str, target: str, work: str) -> list[str]:
         return [f"maximum({source}, ZERO, out={target})"]
     if node.op == "tanh":
         return [f"np.tanh({source}, out={target})"]
+    assert node.op == "sigmoid", node.op
     half = scalar(0.5, node.result.type.dtype)
     return [
         f"multiply({source}, {half}, out={work})",

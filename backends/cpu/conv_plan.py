@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from convc.backends.cpu.activation import ACTIVATIONS
+from convc.backends.base import ACTIVATIONS
 from convc.backends.cpu.conv_tiles import ConvTiles, conv_tiles
 from convc.backends.cpu.kernel import Kernel
 from convc.ir.graph import Node, Value

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from convc.backends.base import Cost, Scratch
-from convc.backends.cpu.activation import ACTIVATIONS, activate
+from convc.backends.base import ACTIVATIONS, Cost, Scratch
+from convc.backends.cpu.activation import activate
 from convc.backends.cpu.cost import gemm, passes, traffic
 from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer, scalar

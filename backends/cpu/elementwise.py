@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable
 
-from convc.backends.base import Scratch
-from convc.backends.cpu.activation import ACTIVATIONS, activate
+from convc.backends.base import ACTIVATIONS, Scratch
+from convc.backends.cpu.activation import activate
 from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, Writer, scalar, single
 from convc.ir.graph import Attrs, Node, Value

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
+from convc.backends.base import ACTIVATIONS
 from convc.ir.graph import Graph, Node, Value
-from convc.passes.fusion import ACTIVATIONS, Chain, Follower, fuse_chain
+from convc.passes.fusion import Chain, Follower, fuse_chain
 from convc.passes.manager import Context, Pass
 from convc.passes.outline import is_convex, kernel_name, outline
 

@@ -13,9 +13,6 @@ from convc.passes.canonicalize import drop_dead
 from convc.passes.manager import Context
 from convc.passes.outline import is_convex, kernel_name, outline
 
-ACTIVATIONS = ("relu", "tanh", "sigmoid")
-"""Activations of one op: a kernel may end with one."""
-
 Check = Callable[[Graph, Node, Value], str | None]
 """The reason why a node may not follow the value handed on to it, None if it may."""
 
