@@ -20,6 +20,11 @@ def blocks(kind: str) -> list[str]:
     return [text for found, text in fenced if found == kind]
 
 
+def bare(line: str) -> str:
+    """A line without the folder in which the networks' file lies."""
+    return re.sub(r"[^\s(]*networks", "networks", line)
+
+
 def test_the_model_compiles_as_it_stands() -> None:
     (source,) = (block for block in blocks("python") if "import convc" in block)
     names: dict[str, object] = {}
@@ -44,13 +49,32 @@ def test_the_ir_is_what_the_compiler_prints(opening: str, step: str) -> None:
     assert [line for line in lines if line not in known] == []
 
 
+def test_the_emitted_kernel_is_shown_whole() -> None:
+    (shown,) = (block for block in blocks("python") if block.startswith("def conv1"))
+    program = Model(two_conv).inference().compile(batch=128, threads=2)
+    (place,) = (k for k in program.kernels if k.function.startswith("conv1"))
+    lines = program.source.splitlines()[place.first - 1 : place.last]
+    assert shown.splitlines() == [bare(line) for line in lines]
+
+
+def test_training_prints_the_memory_that_is_shown() -> None:
+    (block,) = (b for b in blocks("") if b.startswith("$ convc train"))
+    model = Model(two_conv)
+    steps = {"training": model.training_step(), "testing": model.evaluation_step()}
+    printed = [
+        f"{name} {step.compile(batch=128, threads=2).memory}"
+        for name, step in steps.items()
+    ]
+    assert block.splitlines()[1:3] == printed
+
+
 def test_a_layer_is_explained_as_shown() -> None:
     """Line by line, but for those left out and where the network's file lies."""
     (block,) = (b for b in blocks("") if b.startswith("$ convc explain"))
     command, *shown = block.splitlines()
     words = [*command.split()[2:], "--no-measure"]
     printed = CliRunner().invoke(main, words).output.splitlines()
-    known = {re.sub(r"\S*networks", "networks", line) for line in printed}
+    known = {bare(line) for line in printed}
     assert [line for line in shown if line != "…" and line not in known] == []
 
 
