@@ -50,11 +50,6 @@ class Peaks:
         """The least time for so much arithmetic on so many bytes of main memory."""
         return max(flops / self.gemm, nbytes / self.memory)
 
-    def attainable(self, flops: float, nbytes: float) -> float:
-        """The most operations per second at the intensity flops / nbytes."""
-        least = self.seconds(flops, nbytes)
-        return flops / least if least else 0.0
-
     def share(self, flops: float, nbytes: float, seconds: float) -> float:
         """The least time as a part of ``seconds``.
 

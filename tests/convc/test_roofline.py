@@ -27,11 +27,10 @@ def probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_below_the_ridge_memory_is_the_roof_and_above_it_arithmetic() -> None:
-    assert PEAKS.attainable(flops=1e9, nbytes=1e9) == 10e9
-    assert PEAKS.attainable(flops=10e9, nbytes=1e9) == 100e9
-    assert PEAKS.attainable(flops=1e12, nbytes=1e9) == 100e9
-    assert PEAKS.attainable(flops=0, nbytes=1e9) == 0
-    assert PEAKS.attainable(flops=0, nbytes=0) == 0
+    assert PEAKS.seconds(flops=1e9, nbytes=1e9) == 0.1
+    assert PEAKS.seconds(flops=10e9, nbytes=1e9) == 0.1
+    assert PEAKS.seconds(flops=1e12, nbytes=1e9) == 10
+    assert PEAKS.seconds(flops=0, nbytes=0) == 0
 
 
 def test_a_copy_has_a_share_of_the_roof_though_it_computes_nothing() -> None:
