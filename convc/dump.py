@@ -3,12 +3,12 @@
 ::
 
     DIR/01-two_conv-training/       one folder a program, numbered as they come
-        00-trace.ir … 15-plan-memory.ir     the IR behind each pass
-        16-schedule.txt                     how each kernel is run
-        17-memory.txt                       the arena, buffer by buffer
-        18-program.py                       the emitted source
-        certificates.jsonl                  a line a pass, where check mode was on
-        error.txt                           why the compilation failed, if it did
+        00-trace.ir … NN-plan-memory.ir   the IR after each pass
+        NN-schedule.txt                   how each kernel is run
+        NN-memory.txt                     the arena, buffer by buffer
+        NN-program.py                     the emitted source
+        certificates.jsonl                a line for each pass, if check mode was on
+        error.txt                         why the compilation failed, if it did
 
 When a pass fails, the stages before it are there, and as ``NN-PASS.failed.ir`` the
 graph that it left, if it left one. A folder appears whole, under a name that was free.
