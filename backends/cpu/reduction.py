@@ -77,7 +77,6 @@ class Reduction(Emitter):
             w(f"count = np.{stored.dtype.numpy.name}({count})")
         if node.op == "reduce_variance":
             self._bind_variance(w, kernel, node, axes)
-        if node.op == "reduce_variance":
             w.steps(f"np.add.reduce(x, axis={axes}, out=mean, keepdims=True)")
             w.steps(
                 "np.divide(mean, count, out=mean)", "subtract(x, mean, out=centred)"
