@@ -213,8 +213,8 @@ def _moves(
     still = _increasing(order)
     for at, node in enumerate(kept):
         if at not in still:
-            behind = f"behind {_spoken(kept[at - 1], found)}" if at else "to the front"
-            yield Change("moved", _spoken(node, found), "", behind, locs=node.locs)
+            place = f"after {_spoken(kept[at - 1], found)}" if at else "to the front"
+            yield Change("moved", _spoken(node, found), "", place, locs=node.locs)
 
 
 def _spoken(node: Node, found: Match) -> str:

@@ -88,7 +88,7 @@ def _files(record: Record) -> dict[str, str]:
 
 
 def stage_files(stages: Sequence[Stage]) -> dict[str, str]:
-    """The IR behind each pass, as ``NN-PASS.ir``."""
+    """The IR after each pass, as ``NN-PASS.ir``."""
     return {f"{n:02d}-{stage.name}.ir": stage.text for n, stage in enumerate(stages)}
 
 

@@ -1,9 +1,9 @@
 """A stage from a file, perhaps edited by hand: which passes are left, and data for it.
 
-Which passes are left follows from the pass that the stage stands behind: the one that
-is given, else the one in the file's name, ``NN-PASS.ir``. The pipeline is the one that
-is given, else the one its folder is named after (``training.ir``, ``01-net-training``);
-where all pipelines with that pass go on alike, it does not matter.
+Which passes are left follows from the last one that the stage went through: the one
+that is given, else the one in the file's name, ``NN-PASS.ir``. The pipeline is the one
+that is given, else the one its folder is named after (``training.ir``,
+``01-net-training``); it does not matter where all with that pass go on alike.
 
 A file of another name goes on where its own stage says: ops are fused and formed into
 kernels, kernels get layouts and schedules where they have none, a planned graph is
@@ -83,17 +83,17 @@ def rest(graph: Graph, path: Path, after: str = "", kind: str = "") -> Step:
         left = _chosen(path, after, kind)
     elif kind:
         raise CompileError(
-            f"{path}: the name does not say behind which pass of {kind} it stands; "
+            f"{path}: the name does not say which pass of {kind} it comes after; "
             "give --from PASS, or --from trace where all are left"
         )
     else:
-        left = _behind(LOWERING, _done(graph))
+        left = _after(LOWERING, _done(graph))
     takes = dropwhile(lambda item: graph.stage not in item.requires, left)
     return Step(graph, tuple(takes), "resumed")
 
 
 def _chosen(path: Path, after: str, kind: str) -> tuple[Pass, ...]:
-    """What is left behind a pass, in the pipeline that is given or that it is of."""
+    """What is left after a pass, in the pipeline that is given or that it is of."""
     folder = _FOLDER.fullmatch(path.absolute().parent.name)
     known = [kind] if kind else list(PIPELINES)
     passes = {name: ("trace", *(p.name for p in PIPELINES[name])) for name in known}
@@ -108,7 +108,7 @@ def _chosen(path: Path, after: str, kind: str) -> tuple[Pass, ...]:
         having = [folder.group(1)]
     ways = {
         tuple(p.name for p in left): left
-        for left in (_behind(PIPELINES[k], after) for k in having)
+        for left in (_after(PIPELINES[k], after) for k in having)
     }
     if len(ways) > 1:
         raise CompileError(
@@ -119,7 +119,7 @@ def _chosen(path: Path, after: str, kind: str) -> tuple[Pass, ...]:
     return left
 
 
-def _behind(passes: tuple[Pass, ...], name: str) -> tuple[Pass, ...]:
+def _after(passes: tuple[Pass, ...], name: str) -> tuple[Pass, ...]:
     names = [p.name for p in passes]
     return passes[names.index(name) + 1 :] if name in names else passes
 

@@ -1,6 +1,6 @@
 """Which memory a value uses, from when to when, and who may take it over.
 
-A launch is the place of a node in ``graph.nodes``; the place behind the last is the end
+A launch is the place of a node in ``graph.nodes``; the place after the last is the end
 of the step. The planner follows these rules, the verifier holds a plan to them, and the
 bound that is printed beside a plan is their consequence.
 """

@@ -35,11 +35,9 @@ SHOWN = 8
     "after",
     metavar="PASS",
     default="",
-    help="The pass behind which the stage stands. [default: as in NN-PASS.ir]",
+    help="The last pass the stage went through. [default: as in NN-PASS.ir]",
 )
-@click.option(
-    "--to", metavar="PASS", help="Print the IR behind this pass, run nothing."
-)
+@click.option("--to", metavar="PASS", help="Print the IR after this pass, run nothing.")
 @click.option(
     "--step",
     type=click.Choice(STEPS),
@@ -78,7 +76,7 @@ def run(
 ) -> None:
     """Compile and run STAGE.ir, a stage that was dumped and perhaps edited.
 
-    The passes behind it run, see --from and --step; NN-PASS.ir in a folder of
+    The passes after it run, see --from and --step; NN-PASS.ir in a folder of
     convc compile or CONVC_DUMP says itself where it stands.
     """
     from convc.stage_file import random_inputs, read_stage, rest, state_of
@@ -92,7 +90,7 @@ def run(
     left = rest(graph, file, after, step or "")
     settings = _settings(graph, file, settings)
     if to is not None:
-        print_text(ir_text(_text_behind(to, left, settings, check)))
+        print_text(ir_text(_text_after(to, left, settings, check)))
         return
     arrays = _arrays(inputs)
     names = ", ".join(item.name for item in left.passes) or "none"
@@ -139,7 +137,7 @@ def _settings(graph: Graph, file: Path, settings: dict[str, Any]) -> dict[str, A
     return {**settings, "batch": batch, "threads": threads}
 
 
-def _text_behind(name: str, left: Step, settings: dict[str, Any], check: bool) -> str:
+def _text_after(name: str, left: Step, settings: dict[str, Any], check: bool) -> str:
     names = ["trace", *(item.name for item in left.passes)]
     if name not in names:
         raise CompileError(

@@ -1,4 +1,4 @@
-"""The IR behind the passes: as text, as a diff, as a drawing."""
+"""The IR after the passes: as text, as a diff, as a drawing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _view_options = options(
     click.option(
-        "--after", metavar="PASS", help="The pass to look behind. [default: the last]"
+        "--after", metavar="PASS", help="The IR after this pass. [default: the last]"
     ),
     click.option("--all", "every", is_flag=True, help="Show every stage."),
     click.option("--list", "listed", is_flag=True, help="List the passes instead."),
@@ -95,7 +95,7 @@ def show(
 
 
 def _up_to(step: Step, *last: str) -> Step:
-    """The step without the passes behind the last of these; one may be failing."""
+    """The step without the passes after the last of these; one may be failing."""
     names = ["trace", *(item.name for item in step.passes)]
     for name in filter(None, last):
         if name not in names:

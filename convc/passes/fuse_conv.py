@@ -121,7 +121,7 @@ def _backward_group(graph: Graph, anchor: Node, context: Context) -> list[str]:
 NOT_UNDONE = {
     "avg_pool2d_grad": "a tile undoes max-pools only",
     "apply_mask": "a tile undoes no dropout",
-    "max_pool2d_grad": "a tile undoes a ReLU behind the pool, here it was before it",
+    "max_pool2d_grad": "a tile undoes a ReLU after the pool, here it was before it",
 }
 """Gradients that a reader may expect at the start of such a kernel, and why not."""
 

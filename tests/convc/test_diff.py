@@ -202,7 +202,7 @@ def test_exchanged_ops_have_moved_and_read_something_else() -> None:
     )
     assert changed(BASE, after) == [
         "output y: tanh %4 -> relu %4",
-        "moved tanh %3:  -> behind bias_add %2",
+        "moved tanh %3:  -> after bias_add %2",
         "operand tanh %3[0]: relu %3 -> bias_add %2",
         "operand relu %4[0]: bias_add %2 -> tanh %3",
     ]
@@ -218,7 +218,7 @@ def test_only_what_has_to_move_has_moved() -> None:
     last_first = head + "".join([lines[3], *lines[:3]]) + foot
     assert changed(before, last_first) == ["moved relu %4:  -> to the front"]
     first_last = head + "".join([*lines[1:], lines[0]]) + foot
-    assert changed(before, first_last) == ["moved exp %1:  -> behind relu %4"]
+    assert changed(before, first_last) == ["moved exp %1:  -> after relu %4"]
 
 
 def test_what_was_computed_twice_and_is_now_read_from_one() -> None:

@@ -92,7 +92,7 @@ REFUSED = {
         ["conv2d", "bias_add"],
         "add stays outside: it reads it twice",
     ),
-    "a pool behind a sum": (
+    "a pool after a sum": (
         RESIDUAL.replace(
             "relu(%3) : f32[N,6,6,2]",
             "max_pool2d(%3) {window=[2,2], strides=[2,2]} : f32[N,3,3,2]",
@@ -100,7 +100,7 @@ REFUSED = {
         ["conv2d", "bias_add", "add"],
         "max_pool2d stays outside: it comes too late, after add",
     ),
-    "a sum behind the activation": (
+    "a sum after the activation": (
         RESIDUAL.replace("add(%x, %2)", "relu(%2)").replace("relu(%3)", "add(%x, %3)"),
         ["conv2d", "bias_add", "relu"],
         "add stays outside: it comes too late, after relu",
@@ -198,7 +198,7 @@ GRADIENTS = {
         .replace("  %g = max", "  %h = max")
         .replace("  %s =", "  %g = relu_grad(%c, %h) : f32[N,4,4,2]\n  %s ="),
         (
-            "max_pool2d_grad stays outside: a tile undoes a ReLU behind the pool, here "
+            "max_pool2d_grad stays outside: a tile undoes a ReLU after the pool, here "
             "it was before it"
         ),
     ),
