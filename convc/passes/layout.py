@@ -31,21 +31,23 @@ def choose_layout(graph: Graph, context: Context) -> Graph:
 
 def _read_as_given(graph: Graph, context: Context) -> set[str]:
     """Names of inputs that all their readers take batch first, and of their views."""
-    found: set[str] = set()
-    users = graph.users()
+    found, users = set[str](), graph.users()
     for value in graph.inputs:
-        family, pending = {value.name}, [value]
-        fits = True
-        for alias in pending:
-            for reader in users[alias.name]:
-                if reader.op in VIEWS:
-                    family.add(reader.name)
-                    pending.append(reader.result)
-                elif not context.backend.reads_as_given(
-                    reader, reader.operands.index(alias)
-                ):
-                    fits = False
-        found |= family if fits else set()
+        aliases = _aliases(value, users)
+        readers = [(r, a) for a in aliases for r in users[a.name] if r.op not in VIEWS]
+        if all(
+            context.backend.reads_as_given(reader, reader.operands.index(alias))
+            for reader, alias in readers
+        ):
+            found.update(alias.name for alias in aliases)
+    return found
+
+
+def _aliases(value: Value, users: dict[str, list[Node]]) -> list[Value]:
+    """``value`` and its views, and theirs."""
+    found = [value]
+    for alias in found:  # it grows on the way
+        found += [r.result for r in users[alias.name] if r.op in VIEWS]
     return found
 
 
