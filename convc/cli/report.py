@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 from time import perf_counter
@@ -60,6 +61,7 @@ def report(
     from convc.report.render import render
     from convc.roofline import machine_peaks
 
+    place = _place(output)
     loaded = load_model(model, input_type)
     start = perf_counter()
     program = step_named(loaded, step).compile(backend, batch, threads)
@@ -71,18 +73,33 @@ def report(
         file_of(loaded.network),
     )
     page = render(record(program, facts))
-    _write(output, page)
+    _write(place, page)
     kernels, stages = len(program.kernels), len(program.stages)
     size = f"{len(page) / 1000:.0f} kB"
     click.echo(f"{output}: {size}, {stages} stages, {kernels} kernels")
 
 
-def _write(path: Path, text: str) -> None:
+def _place(path: Path) -> Path:
+    """Where a page of that name lies, links followed; CompileError if it cannot."""
+    place = path.resolve()
+    why = ""
+    if not place.parent.is_dir():
+        why = f"there is no folder {path.parent}"
+    elif place.exists() and not place.is_file():
+        why = "what is there is not a file"
+    elif not os.access(place.parent, os.W_OK):
+        why = f"the folder {path.parent} may not be written to"
+    if why:
+        raise CompileError(f"{path}: cannot be written: {why}")
+    return place
+
+
+def _write(place: Path, text: str) -> None:
     """Put a file in its place, whole; CompileError if it cannot be written."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = place.with_name(f".{secrets.token_hex(4)}.part")
     try:
         part.write_text(text, encoding="utf-8", newline="\n")
-        part.replace(path)
+        part.replace(place)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise CompileError(f"{path}: cannot be written: {error}") from error
+        raise CompileError(f"{place}: cannot be written: {error.strerror}") from error
