@@ -15,6 +15,7 @@ def dot(graph: Graph) -> str:
     names = {name: f"v{at}" for at, name in enumerate(_read(graph, ops))}
     lines = [
         f"digraph {_quoted(graph.name)} {{",
+        '  graph [fontname="Helvetica", fontsize=11]',
         '  node [shape=box, fontname="Helvetica", fontsize=10]',
         '  edge [fontname="Helvetica", fontsize=8]',
     ]

@@ -53,7 +53,7 @@ def test_a_kernel_is_a_frame_with_its_schedule_and_edges_pass_through_it() -> No
       }
     }
     """
-    assert lines_of(dot(graph_of(text)))[3:] == [
+    assert lines_of(dot(graph_of(text)))[4:] == [
         'v0 [shape=ellipse, label="%x\\nf32[N]"]',
         "subgraph cluster_0 {",
         'label="k\\nalgorithm=elementwise, piece=64"',
@@ -75,4 +75,4 @@ def test_names_cannot_leave_their_quotes() -> None:
     evil = '"a\\"];x->y;[\\\\n\\" {"'
     text = f"graph {evil}(%x: f32[N]) -> ({evil}=%1) {{\n"
     text += f"  %1 = exp(%x) : f32[N]   @ {evil}:1 {evil}\n}}\n"
-    assert len(lines_of(dot(graph_of(text)))) == 9
+    assert len(lines_of(dot(graph_of(text)))) == 10
