@@ -52,7 +52,8 @@ function secondsText(s) {
   return `${Math.max(s * 1e6, 0.1).toPrecision(s < 1e-5 ? 2 : 3)} µs`;
 }
 
-const percent = (part) => `${(100 * part).toFixed(part < 0.0995 ? 1 : 0)} %`;
+const percent = (part) =>
+  part > 0 && part < 0.0005 ? "< 0.1 %" : `${(100 * part).toFixed(part < 0.0995 ? 1 : 0)} %`;
 
 function secondsOf(kernel) {
   if (kernel.measured !== null) return kernel.measured;
@@ -63,6 +64,21 @@ const shareOf = (kernel) => (TOTAL_SECONDS ? secondsOf(kernel) / TOTAL_SECONDS :
 // The schedule, without the word that is the same for all.
 const howText = (kernel) => (R.nodes[kernel.node].schedule || "").replace("algorithm=", "");
 const titleOf = (kernel) => R.nodes[kernel.node].title;
+
+// What a kernel takes of a step, and what was predicted.
+function timesText(kernel) {
+  const times = [];
+  if (kernel.measured !== null) times.push(`${secondsText(kernel.measured)}, ${percent(shareOf(kernel))} of a step`);
+  if (kernel.predicted) times.push(`${secondsText(kernel.predicted)} predicted`);
+  return times.join("  ·  ");
+}
+
+// How wide a label of a picture is.
+const ruler = document.createElement("canvas").getContext("2d");
+function labelWidth(text) {
+  ruler.font = `11px ${getComputedStyle(document.body).fontFamily}`;
+  return ruler.measureText(text).width;
+}
 
 // ---- layers and lines
 
@@ -131,7 +147,7 @@ function lineRows(locs, most = 4) {
 // ---- what is pointed at and what is chosen
 
 // Parts of the page listen: pointing is passing, choosing stays.
-const listeners = { point: [], choose: [], resize: [] };
+const listeners = { point: [], choose: [], stages: [], resize: [] };
 const chosen = { kernel: null };
 
 function on(what, listener) {
@@ -167,22 +183,47 @@ function pointable(element, thing, rows) {
   return element;
 }
 
-// One stop for the tab key; the arrows go from one to the next.
-function roving(container, selector) {
-  const all = () => [...container.querySelectorAll(selector)];
-  all().forEach((item, i) => item.setAttribute("tabindex", i === 0 ? "0" : "-1"));
-  container.onkeydown = (event) => {
-    const step = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
-    const items = all();
-    const index = items.indexOf(document.activeElement);
-    if (!step || index < 0) return;
-    const next = items[index + step];
+// Put a drawing into its place, with one stop for the tab key: up and down go from one
+// item to the next, left and right to the nearest on that side. An item that has the
+// focus leaves it to the one that is drawn in its turn.
+function hang(place, drawing, selector) {
+  const all = () => [...place.querySelectorAll(selector)];
+  const held = all().indexOf(document.activeElement);
+  place.replaceChildren(drawing);
+  const items = all();
+  const first = items[Math.max(0, Math.min(held, items.length - 1))];
+  items.forEach((item) => item.setAttribute("tabindex", item === first ? "0" : "-1"));
+  if (held >= 0 && first) first.focus({ preventScroll: true });
+  place.onkeydown = (event) => {
+    const from = document.activeElement;
+    const index = all().indexOf(from);
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    const side = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (index < 0 || !(step || side)) return;
+    event.preventDefault();
+    const next = step ? all()[index + step] : nearest(from, all(), side);
     if (!next) return;
-    items[index].setAttribute("tabindex", "-1");
+    from.setAttribute("tabindex", "-1");
     next.setAttribute("tabindex", "0");
     next.focus();
-    event.preventDefault();
   };
+}
+
+// The item to the right (1) or left (-1) of another that is least far, above all in height.
+function nearest(from, items, side) {
+  const middle = (item) => {
+    const box = item.getBoundingClientRect();
+    return [(box.left + box.right) / 2, (box.top + box.bottom) / 2];
+  };
+  const [x, y] = middle(from);
+  let best = null;
+  let least = Infinity;
+  for (const item of items) {
+    const [ix, iy] = middle(item);
+    const far = (ix - x) * side + 3 * Math.abs(iy - y);
+    if ((ix - x) * side > 4 && far < least) [best, least] = [item, far];
+  }
+  return best;
 }
 
 // Enter and space press what is no button by birth.

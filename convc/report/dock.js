@@ -53,11 +53,7 @@ function setUpDock() {
 // ---- the user's code
 
 function drawYours() {
-  const layers = new Map();
-  for (const [file, line, layer] of R.locs) {
-    const key = `${file}:${line}`;
-    if (!layers.has(key)) layers.set(key, layer);
-  }
+  const layers = layersOfLines();
   const sheets = R.files.map((file, index) => drawFile(file, index, layers));
   byId("yours-code").replaceChildren(...sheets);
   const tabs = R.files.map((file, index) => {
@@ -67,6 +63,20 @@ function drawYours() {
   });
   byId("yours-tabs").replaceChildren(...(tabs.length > 1 ? tabs : R.files.map((file) => file.name)));
   if (R.files.length) showFile(0);
+}
+
+// The layer whose colour a line has: of those that stand on it the one with most kernels.
+function layersOfLines() {
+  const layers = new Map();
+  const most = new Map();
+  for (const [file, line, layer] of R.locs) {
+    const key = `${file}:${line}`;
+    const own = (linesToKernels.get(key) || []).filter((i) => R.nodes[R.kernels[i].node].layer === layer).length;
+    if (own <= (most.get(key) ?? -1)) continue;
+    layers.set(key, layer);
+    most.set(key, own);
+  }
+  return layers;
 }
 
 function drawFile(file, index, layers) {
@@ -179,17 +189,11 @@ function chooseInDock(index, locs) {
   const pane = byId("made-code");
   pane.scrollTop = rowOfMade[kernel.first - 1].offsetTop - 4;
   markLines(node.locs, "chosen");
-  byId("made-says").textContent = byId("made-says").title = kernelSays(kernel);
+  pane.classList.add("one-of-many");
+  const says = [timesText(kernel), howText(kernel)].filter(Boolean).join("  ·  ");
+  byId("made-says").textContent = byId("made-says").title = says;
   byId("made-ir").textContent = node.ir;
   fillSiblings(index, locs && locs.length ? locs : node.locs);
-}
-
-function kernelSays(kernel) {
-  const node = R.nodes[kernel.node];
-  const times = [];
-  if (kernel.measured !== null) times.push(`${secondsText(kernel.measured)}, ${percent(shareOf(kernel))} of a step`);
-  if (kernel.predicted) times.push(`${secondsText(kernel.predicted)} predicted`);
-  return [node.title, ...times, howText(kernel)].filter(Boolean).join("  ·  ");
 }
 
 // The other kernels that come from the same line.
@@ -235,12 +239,22 @@ function showIr(ir) {
 
 // ---- the dock's height
 
+const LEAST = 32; // the height of the heads alone
+
 function setUpHandle() {
   const handle = byId("handle");
+  const dock = byId("dock");
+  let open = dock.offsetHeight; // what it was before it was closed
   const resize = (height) => {
-    const most = innerHeight - 160;
-    document.body.style.setProperty("--dock", `${Math.round(Math.max(80, Math.min(most, height)))}px`);
+    const now = Math.round(Math.max(LEAST, Math.min(innerHeight - 160, height)));
+    document.body.style.setProperty("--dock", `${now}px`);
+    handle.setAttribute("aria-valuenow", Math.round((100 * now) / innerHeight));
     tell("resize");
+  };
+  const isOpen = () => dock.offsetHeight > LEAST + 8;
+  const toggle = () => {
+    if (isOpen()) open = dock.offsetHeight;
+    resize(isOpen() ? LEAST : open);
   };
   handle.addEventListener("pointerdown", (event) => {
     handle.setPointerCapture(event.pointerId);
@@ -248,10 +262,13 @@ function setUpHandle() {
     event.preventDefault();
   });
   handle.addEventListener("pointerup", () => (handle.onpointermove = null));
+  handle.addEventListener("dblclick", toggle);
   handle.addEventListener("keydown", (event) => {
     const step = { ArrowUp: 32, ArrowDown: -32 }[event.key];
-    if (!step) return;
-    resize(byId("dock").offsetHeight + step);
+    if (step) resize(dock.offsetHeight + step);
+    else if (event.key === "Enter") toggle();
+    else return;
     event.preventDefault();
   });
+  on("choose", () => isOpen() || toggle());
 }

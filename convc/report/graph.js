@@ -2,8 +2,10 @@
 // of a node that is pointed at.
 
 const LAST = R.stages.length - 1;
-const view = { before: 0, after: lastUnplanned(), zoom: 1 };
+const view = { before: 0, after: lastUnplanned(), zoom: 1, shown: null };
 const sideCache = new Map();
+const PAPER = 980; // the width of a sheet of paper on its side
+const READABLE = 0.7; // the least that "fit" makes of a graph
 
 function lastUnplanned() {
   for (let i = LAST; i > 0; i--) if (R.stages[i].stage !== "planned") return i;
@@ -46,7 +48,10 @@ function setUpGraph() {
   byId("larger").addEventListener("click", () => zoomTo(view.zoom * 1.15));
   byId("fit").addEventListener("click", fitGraph);
   on("point", markPointed);
-  on("choose", markChosen);
+  on("choose", (kernel) => {
+    markChosen(kernel);
+    revealChosen();
+  });
 }
 
 function showStages(before, after) {
@@ -73,7 +78,7 @@ function zoomTo(zoom) {
 function fitGraph() {
   const canvas = byId("canvas");
   const height = parseFloat(canvas.firstElementChild.style.height);
-  zoomTo(Math.min(1, canvas.clientHeight / height));
+  zoomTo(Math.max(READABLE, Math.min(1, canvas.clientHeight / height)));
 }
 
 function fillBar() {
@@ -113,7 +118,8 @@ function fillNotes() {
 
 const eachChange = (stage) =>
   stage.changes.map(([kind, subject, old, now]) => {
-    const said = old && now ? `${old} → ${now}` : now ? `→ ${now}` : old ? `was ${old}` : "";
+    const fresh = now !== subject && now ? `→ ${now}` : "";
+    const said = old && now ? `${old} → ${now}` : fresh || (old && old !== subject ? `was ${old}` : "");
     return el("li", "", [el("b", "", kind), ` ${subject} `, el("span", "where", said)]);
   });
 
@@ -142,22 +148,24 @@ function drawGraph() {
     return sideCache.get(i);
   });
   const pair = sides[0] === sides[1] ? [sideOf(R.stages[view.before]), sides[1]] : sides;
-  const plan = layOut(pair, Math.floor((canvas.clientWidth - 2) / view.zoom));
+  const plan = layOut(pair, Math.floor((canvas.clientWidth - 2) / view.zoom), view.zoom);
   const drawn = el("div", "drawn");
   drawn.style.width = `${plan.width}px`;
   drawn.style.height = `${plan.height}px`;
   drawn.style.zoom = view.zoom;
-  drawn.append(...drawBands(plan, pair), drawHeadings(pair));
   const common = new Set(pair[0].stage.nodes.filter((n) => pair[1].stage.nodes.includes(n)));
   const telling = pair.some((side) => side.stage.nodes.some((n) => !common.has(n)));
+  drawn.append(...drawBands(plan, pair), drawHeadings(pair, telling ? common.size : null));
   for (const [index, side] of pair.entries()) {
     drawn.append(drawSide(side, index ? "after" : "before", telling ? common : null, plan));
   }
   const kept = canvas.scrollTop;
-  canvas.replaceChildren(drawn);
+  hang(canvas, drawn, ".node, .chip");
   canvas.scrollTop = kept;
-  roving(drawn, ".node, .chip");
+  document.body.style.setProperty("--print-zoom", Math.min(1, PAPER / plan.width));
   markChosen(chosen.kernel);
+  revealChosen();
+  tell("stages");
 }
 
 function drawBands(plan, sides) {
@@ -188,8 +196,9 @@ function drawSide(side, name, common, plan) {
   return group;
 }
 
-// The names of the stages and of their lanes, which stay in sight.
-function drawHeadings(sides) {
+// The names of the stages and of their lanes, which stay in sight. ``same`` is how many
+// nodes fade because both sides have them, null if none do.
+function drawHeadings(sides, same) {
   const arrows = { forward: "forward ↓", backward: "backward ↑", update: "update" };
   const put = (cls, inside, x, w) => {
     const heading = el("div", `heading ${cls}`, inside);
@@ -197,8 +206,9 @@ function drawHeadings(sides) {
     heading.style.width = `${w}px`;
     return heading;
   };
+  const left = same ? `, ${same} of them the same on both sides` : "";
   const all = sides.flatMap((side) => [
-    put("stage", [el("b", "", side.stage.name), `  ${side.stage.nodes.length} nodes`], side.x, side.right - side.x - 30),
+    put("stage", [el("b", "", side.stage.name), `  ${side.stage.nodes.length} nodes${left}`], side.x, side.right - side.x - 30),
     put("lane", "parameters", side.x, side.chipWidth),
     ...[...side.laneX].map(([lane, x]) => put("lane", arrows[lane], x, side.laneWidth)),
   ]);
@@ -284,12 +294,14 @@ function nodeRows(box, leaf, locs) {
   const types = thing.gives.slice(0, 3).map(([n, t]) => `%${n} : ${t}`);
   if (thing.gives.length > 3) types.push(`and ${thing.gives.length - 3} more results`);
   const layer = leaf ? leaf.layer : thing.layer;
+  const kernel = leaf || !box.node.body ? null : kernelOf(box, null);
   return [
     ["tip-title", (leaf ? "" : "kernel ") + thing.title + (layer !== null && R.layers[layer] ? `  in ${R.layers[layer]}` : "")],
     ...lineRows(locs),
     ...types.map((text) => ["type", text]),
     ["attrs", thing.attrs],
     ["attrs", thing.schedule ? `schedule ${thing.schedule}` : ""],
+    ["", kernel === null ? "" : timesText(R.kernels[kernel])],
   ];
 }
 
@@ -370,4 +382,15 @@ function markChosen(kernel) {
     const own = Number(item.dataset.number);
     if (own === number || nameOf(R.nodes[own]) === name) item.classList.add("chosen");
   }
+}
+
+// Bring the box of the chosen kernel into sight, once, unless one of its is.
+function revealChosen() {
+  const canvas = byId("canvas");
+  if (byId("graph").hidden || view.shown === chosen.kernel) return;
+  view.shown = chosen.kernel;
+  const frame = canvas.getBoundingClientRect();
+  const boxes = [...canvas.querySelectorAll(".box.chosen")].map((box) => box.getBoundingClientRect());
+  const seen = boxes.some((box) => box.bottom > frame.top + HEAD + 20 && box.top < frame.bottom - 20);
+  if (boxes.length && !seen) canvas.scrollTop += boxes.at(-1).top - frame.top - HEAD - BAND;
 }

@@ -55,7 +55,7 @@ function drawRow(kernel, index) {
   const cells = COLUMNS.map((column) => {
     const cell = el("td", column.id, column.text(kernel));
     if (column.id === "share") cell.style.setProperty("--share", `${(100 * shareOf(kernel)) / Math.max(...R.kernels.map(shareOf), 1e-9)}%`);
-    if (column.id === "how") cell.title = column.text(kernel);
+    if (["name", "how"].includes(column.id)) cell.title = column.text(kernel);
     return cell;
   });
   const button = el("button", "", [el("i", "swatch"), el("span", "", titleOf(kernel))]);
@@ -99,12 +99,12 @@ function drawRoofline() {
   const plot = byId("roofline");
   const [width, height] = [Math.max(320, plot.clientWidth), Math.max(220, plot.clientHeight)];
   const working = R.kernels.filter((k) => intensityOf(k) > 0 && rateOf(k) > 0);
-  const area = { left: 50, right: width - 14, top: 12, bottom: height - 36 };
+  const area = { left: 50, right: width - 22, top: 12, bottom: height - 36 };
   const peak = R.peaks ? R.peaks.gemm : null;
   const rates = working.flatMap((k) => [rateOf(k), k.predicted ? k.flops / k.predicted : rateOf(k)]);
   const x = logScale([...working.map(intensityOf), 1], area.left, area.right);
   const y = logScale([...rates, peak || 1e9], area.bottom, area.top);
-  const picture = svg("svg", "roofline", null, { width, height, role: "group", "aria-label": "Roofline" });
+  const picture = svg("svg", "roofline", null, { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Roofline" });
   picture.append(drawAxes(area, x, y));
   const taken = [{ left: area.left, right: area.left + 60, top: area.top, bottom: area.top + 18 }];
   if (R.peaks) picture.append(drawRoofs(area, x, y, taken));
@@ -112,11 +112,10 @@ function drawRoofline() {
   const dots = ranked.map((kernel) => drawDot(kernel, area, x, y, taken));
   picture.append(...dots);
   for (const kernel of ranked) {
-    const label = drawLabel(kernel, area, taken);
+    const label = drawLabel(kernel, ranked, area, taken);
     if (label) picture.append(label);
   }
-  plot.replaceChildren(picture);
-  roving(picture, ".dot");
+  hang(plot, picture, ".dot");
   markKernel(chosen.kernel);
 }
 
@@ -210,12 +209,15 @@ function kernelRows(kernel, idle) {
 }
 
 // A name near a large dot, where nothing is yet; a line leads to it if it is not
-// beside it. None if there is no such place.
-function drawLabel(kernel, area, taken) {
+// beside it. None if there is no such place. Where many dots are one, so is their name.
+function drawLabel(kernel, ranked, area, taken) {
   const { cx, cy, r, idle } = kernel.spot;
   if (shareOf(kernel) < 0.01 || idle) return null;
-  const text = titleOf(kernel);
-  const [wide, high] = [text.length * 6.2, 13];
+  const crowd = ranked.filter((k) => Math.hypot(k.spot.cx - cx, k.spot.cy - cy) < 4);
+  const merged = crowd.length > 3;
+  if (merged && crowd[0] !== kernel) return null;
+  const text = titleOf(kernel) + (merged ? ` and ${crowd.length - 1} more` : "");
+  const [wide, high] = [labelWidth(text), 13];
   for (const { left, top, far } of labelPlaces(cx, cy, r, wide, high)) {
     const box = { left, top, right: left + wide, bottom: top + high };
     const inside = left > area.left && box.right < area.right && top > area.top && box.bottom < area.bottom;

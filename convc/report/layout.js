@@ -131,13 +131,13 @@ function addChips(side) {
 }
 
 // Heights of the bands, the same on both sides, and all x, y, width and height.
-function layOut(sides, width) {
+function layOut(sides, width, zoom) {
   const gutter = 74;
   const chips = 84;
   const aisle = 24;
   const lanes = sides.reduce((n, side) => n + side.lanes.size, 0);
   const room = width - gutter - sides.length * (chips + aisle) - lanes * aisle - 10;
-  const laneWidth = Math.max(128, Math.min(300, Math.floor(room / lanes)));
+  const laneWidth = Math.max(128, Math.min(300 / Math.min(1, zoom), Math.floor(room / lanes)));
   let x = gutter;
   for (const side of sides) {
     side.x = x;

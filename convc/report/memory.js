@@ -44,10 +44,9 @@ function drawMemory() {
   area.x = (launch) => area.left + ((area.right - area.left) * launch) / columns;
   const scale = byteScale(byId("stretch").checked);
   area.y = (byte) => area.bottom - (area.bottom - area.top) * scale(byte);
-  const picture = svg("svg", "memory", null, { width, height, role: "group", "aria-label": "Memory over time" });
+  const picture = svg("svg", "memory", null, { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Memory over time" });
   picture.append(hatching(), drawLive(area, 14, 70), drawLaunches(area, height), drawArena(area));
-  plot.replaceChildren(picture);
-  roving(picture, ".buffer");
+  hang(plot, picture, ".buffer");
 }
 
 function hatching() {
@@ -86,8 +85,7 @@ function drawLaunches(area, height) {
     if (i % every) return;
     const name = kernel === undefined ? "(view)" : layer === null ? node.title : R.layers[layer] || node.title;
     const lane = kernel === undefined ? "" : R.stages[LAST].lanes[i];
-    const room = Math.floor((wide * every - 4) / 6.9);
-    const cut = (text) => (text.length > room ? `${text.slice(0, Math.max(1, room - 1))}…` : text);
+    const cut = (text) => shortened(text, wide * every - 6);
     const x = area.x(i) + wide / 2;
     const label = svg("g", kernel === undefined ? "launch idle" : "launch", [
       svg("text", "label middle", cut(name), { x, y: height - 19 }),
@@ -99,9 +97,19 @@ function drawLaunches(area, height) {
     group.append(label);
   });
   const end = { x: (area.x(area.columns - 1) + area.right) / 2, y: height - 19 };
-  group.append(svg("text", "label middle", "end", end));
+  const free = (R.memory.launches.length - 1) % every || every === 1;
+  if (free) group.append(svg("text", "label middle", "end", end));
   return group;
 }
+
+// As much of a text as there is room for.
+function shortened(text, room) {
+  if (labelWidth(text) * BOLD <= room) return text;
+  let end = text.length - 1;
+  while (end > 1 && labelWidth(`${text.slice(0, end)}…`) * BOLD > room) end -= 1;
+  return `${text.slice(0, end)}…`;
+}
+const BOLD = 1.1; // how much wider bold letters are
 
 function drawArena(area) {
   const order = [...R.memory.buffers].sort((a, b) => KINDS.indexOf(a.kind) - KINDS.indexOf(b.kind));
@@ -137,7 +145,7 @@ function drawNames(buffers, area) {
     const own = b.kind === "scratch" ? b.name.slice(b.name.lastIndexOf("!") + 1) : b.kind === "value" ? `%${b.name}` : b.name;
     const layer = b.kind === "value" && b.layer !== null ? `${R.layers[b.layer]} ` : "";
     const choices = [`${layer}${own} · ${bytesText(b.size)}`, `${layer}${own}`, own];
-    const text = choices.find((said) => said.length * 6.3 < wide);
+    const text = choices.find((said) => labelWidth(said) < wide);
     if (y2 - y1 < 13 || !text) continue;
     names.push(svg("text", "label inside", text, { x: area.x(b.first) + 5, y: (y1 + y2) / 2 + 4 }));
   }

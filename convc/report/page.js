@@ -13,7 +13,7 @@ function setUpHead() {
   const lines = R.source.split("\n").length - 1;
   const facts = [
     ["kernels", String(R.kernels.length), `${R.stages[0].nodes.length} ops as traced`],
-    ["lines", String(lines), "of generated code"],
+    ["lines", lines.toLocaleString("en"), "of generated code"],
     ["arena", bytesText(R.memory.bytes), `${bytesText(R.memory.bound)} must live at once: no plan for these launches takes less`],
     ["compiled in", secondsText(head.compile_seconds), R.stages.map((s) => `${s.name} ${secondsText(s.seconds)}`).join("\n")],
   ];
@@ -41,18 +41,24 @@ function showView(name) {
   remember();
 }
 
-// The view and the kernel stand in the address, so that a link leads back to them.
+// The view, the kernel and the stages stand in the address, so that a link leads back to
+// them: #graph/%7/0..17, what is not chosen left out.
 function remember() {
-  const kernel = chosen.kernel === null ? "" : `/${encodeURIComponent(nameOf(R.nodes[R.kernels[chosen.kernel].node]))}`;
-  history.replaceState(null, "", `#${current}${kernel}`);
+  const kernel = chosen.kernel === null ? "" : encodeURIComponent(nameOf(R.nodes[R.kernels[chosen.kernel].node]));
+  const stages = view.before === 0 && view.after === lastUnplanned() ? "" : `${view.before}..${view.after}`;
+  const address = [current, kernel, stages].join("/").replace(/\/+$/, "");
+  history.replaceState(null, "", `#${address}`);
 }
 
+// Show what the address says; what it says of something that is not there is passed over.
 function recall() {
-  const [name, kernel] = location.hash.slice(1).split("/");
-  if (VIEWS.includes(name)) current = name;
-  const wanted = kernel ? decodeURIComponent(kernel) : null;
-  const index = R.kernels.findIndex((k) => nameOf(R.nodes[k.node]) === wanted);
-  return index < 0 ? null : index;
+  const [name, kernel, stages] = location.hash.slice(1).split("/");
+  const [before, after] = (stages || "").split("..").map(Number);
+  if (R.stages[before] && R.stages[after]) [view.before, view.after] = [before, after];
+  const index = R.kernels.findIndex((k) => encodeURIComponent(nameOf(R.nodes[k.node])) === kernel);
+  if (index >= 0) chosen.kernel = index;
+  showView(VIEWS.includes(name) ? name : current);
+  if (index >= 0) choose(index);
 }
 
 function setUpKeys() {
@@ -73,7 +79,10 @@ function setUpKeys() {
     "+": () => zoomTo(view.zoom * 1.15),
     "-": () => zoomTo(view.zoom / 1.15),
     0: fitGraph,
-    Escape: () => point(null),
+    Escape: () => {
+      point(null);
+      for (const note of document.querySelectorAll(".note[open]")) note.open = false;
+    },
   };
   document.addEventListener("keydown", (event) => {
     const typing = event.target.closest("select, input");
@@ -90,11 +99,11 @@ function start() {
   setUpKernels();
   setUpKeys();
   for (const name of VIEWS) byId(`tab-${name}`).addEventListener("click", () => showView(name));
-  const kernel = recall();
-  showView(current);
-  if (kernel !== null) choose(kernel);
+  recall();
   on("choose", remember);
+  on("stages", remember);
   on("resize", () => DRAW[current]());
+  addEventListener("hashchange", recall);
   addEventListener("resize", () => tell("resize"));
   addEventListener("scroll", hideTip, true);
   document.body.dataset.ready = "yes";

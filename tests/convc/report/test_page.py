@@ -2,95 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import LAPTOP, SCHEMES, chromium, complaints, prefer, requests, resize
+from browser import complaints, requests
+from report_page import CENTRE, VIEWS, Page
 
-from convc.model import Model
-from convc.networks import four_conv
-from convc.report.data import Facts, Record, record
-from convc.report.render import render
-from convc.roofline import Peaks
-
-VIEWS = ("graph", "memory", "kernels", "code")
-CENTRE = "arguments[0].scrollIntoView({block: 'center'})"
-
-
-@pytest.fixture(scope="module")
-def made() -> Record:
-    """The training step of the four-conv network as if it had been measured."""
-    program = Model(four_conv).training_step().compile(batch=128, threads=2)
-    times = {k.node: 0.01 * (i + 1) for i, k in enumerate(program.kernels)}
-    peaks = Peaks(gemm=2e11, memory=2e10, cache=1e11)
-    return record(program, Facts("training", 0.25, times, peaks))
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with chromium(tmp_path_factory.mktemp("profile")) as found:
-        yield found
-
-
-class Page:
-    """A page in the browser, asked in CSS selectors."""
-
-    def __init__(self, browser: Any, file: Path, record: Record) -> None:
-        self.browser = browser
-        self.record = record
-        self.address = file.as_uri()
-        file.write_text(render(record), "utf-8")
-        complaints(browser)
-        requests(browser)
-        browser.get("about:blank")
-        browser.get(self.address)
-
-    def all(self, selector: str) -> list[Any]:
-        found: list[Any] = self.browser.find_elements("css selector", selector)
-        return found
-
-    def one(self, selector: str) -> Any:
-        (found,) = self.all(selector)
-        return found
-
-    def texts(self, selector: str) -> list[str]:
-        return [item.get_attribute("textContent") for item in self.all(selector)]
-
-    def point(self, element: Any) -> str:
-        """The tip that pointing at something shows."""
-        from selenium.webdriver.common.action_chains import ActionChains
-
-        ActionChains(self.browser).move_to_element(element).perform()
-        return str(self.one("#tip").text)
-
-    def press(self, selector: str) -> None:
-        self.one(selector).click()
-
-    def script(self, code: str, *arguments: Any) -> Any:
-        return self.browser.execute_script(code, *arguments)
-
-    def kernel(self, title: str) -> Any:
-        """The kernel of that name on the right."""
-        (found,) = (
-            item
-            for item in self.all(".after .node.title")
-            if item.find_element("css selector", ".name").text == title
-        )
-        return found
-
-    def chosen_code(self) -> str:
-        return "\n".join(self.texts("#made-code .row.chosen .text"))
-
-    def chosen_lines(self) -> list[int]:
-        return [int(t) for t in self.texts("#yours-code .row.chosen .number")]
-
-
-@pytest.fixture
-def page(browser: Any, tmp_path: Path, made: Record) -> Page:
-    return Page(browser, tmp_path / "report.html", made)
-
+from convc.report.data import Record
 
 CONV2 = "conv2_conv_bias_pool_relu"
 
@@ -206,24 +125,21 @@ def test_an_op_of_an_early_stage_leads_to_the_kernel_that_runs_it(page: Page) ->
 def test_stages_are_stepped_through_and_chosen(page: Page) -> None:
     stages = [s["name"] for s in page.record["stages"]]
 
-    def shown() -> list[str]:
-        return [side.get_attribute("data-stage") for side in page.all(".side")]
-
     page.press("#next")
-    first = shown()
+    first = page.stages()
     assert first[0] == "trace"
     page.press("#next")
-    assert stages.index(shown()[1]) > stages.index(first[1])
+    assert stages.index(page.stages()[1]) > stages.index(first[1])
     page.press("#previous")
-    assert shown() == first
+    assert page.stages() == first
     page.press("#whole")
-    assert shown() == ["trace", last_kernels(page.record)]
+    assert page.stages() == ["trace", last_kernels(page.record)]
     page.press("#changed")
     select = page.one("#after")
     options = [o.text.split()[-1] for o in select.find_elements("tag name", "option")]
     assert options == stages
     select.find_elements("tag name", "option")[options.index("fuse-conv")].click()
-    assert shown() == ["trace", "fuse-conv"]
+    assert page.stages() == ["trace", "fuse-conv"]
     fused = page.texts(".after .box.kernel .node.title .name")
     assert len(fused) == 4
 
@@ -239,9 +155,9 @@ def test_one_pass_alone_lists_what_it_changed(page: Page) -> None:
 
 
 def test_refusals_are_listed_with_their_reasons(
-    browser: Any, tmp_path: Path, made: Record
+    browser: Any, tmp_path: Path, four_conv_record: Record
 ) -> None:
-    record = json.loads(json.dumps(made))
+    record = json.loads(json.dumps(four_conv_record))
     for stage in record["stages"]:
         stage["refusals"] = []
     stage = next(s for s in record["stages"] if s["name"] == "fuse-conv")
@@ -299,10 +215,59 @@ def test_labels_of_the_roofline_do_not_lie_on_each_other(page: Page) -> None:
             assert apart or other[1] >= bottom - 2 or other[3] <= top + 2
 
 
+def test_dots_that_are_one_have_one_name(page: Page) -> None:
+    page.press("#tab-kernels")
+    page.script(
+        "for (const k of R.kernels) [k.flops, k.nbytes, k.measured] = [1e9, 1e7, 0.1];"
+        "drawRoofline()"
+    )
+    names = page.texts(".roofline text.name")
+    assert len(names) == 1
+    assert names[0].endswith(f" and {len(page.record['kernels']) - 1} more")
+
+
+def test_names_of_buffers_stay_inside_them(page: Page) -> None:
+    page.press("#tab-memory")
+    page.script("for (const b of R.memory.buffers) b.name = 'WWWWWWWW'; drawMemory()")
+    names, rects = (
+        page.script(
+            "return [...document.querySelectorAll(arguments[0])].map((item) => {"
+            "const b = item.getBoundingClientRect();"
+            "return [b.left, b.right, (b.top + b.bottom) / 2]})",
+            selector,
+        )
+        for selector in (".memory text.inside", "rect.buffer")
+    )
+    assert len(names) >= 3
+    for left, right, middle in names:
+        assert any(
+            at < left and right < end and abs(y - middle) < 4 for at, end, y in rects
+        )
+
+
+def test_a_line_has_the_colour_of_its_kernels(page: Page) -> None:
+    """The last line flattens, which no kernel does, and is a layer that many are."""
+    hue = "return arguments[0].style.getPropertyValue('--hue')"
+    line = page.all("#yours-code .row.used")[-1]
+    row = page.all("#made-code .row")[page.record["kernels"][5]["first"] - 1]
+    assert page.record["nodes"][page.record["kernels"][5]["node"]]["title"].startswith(
+        "logits"
+    )
+    assert page.script(hue, line) == page.script(hue, row)
+
+
+def test_the_sums_cover_what_scrolls_below_them(page: Page) -> None:
+    page.press("#tab-kernels")
+    style = "return getComputedStyle(arguments[0])"
+    for cell in page.all("#table tfoot td"):
+        assert page.script(f"{style}.backgroundImage", cell) == "none"
+        assert not page.script(f"{style}.backgroundColor", cell).startswith("rgba")
+
+
 def test_what_was_not_measured_is_drawn_as_predicted(
-    browser: Any, tmp_path: Path, made: Record
+    browser: Any, tmp_path: Path, four_conv_record: Record
 ) -> None:
-    record = json.loads(json.dumps(made))
+    record = json.loads(json.dumps(four_conv_record))
     record["peaks"] = record["head"]["step_seconds"] = None
     for kernel in record["kernels"]:
         kernel["measured"] = None
@@ -330,79 +295,6 @@ def test_the_table_is_sorted_by_what_is_pressed(page: Page) -> None:
     assert names == sorted(names)
 
 
-def test_the_keyboard_alone_gets_everywhere(page: Page) -> None:
-    from selenium.webdriver.common.keys import Keys
-
-    page.script("document.querySelector('.after .node.title').focus()")
-    page.browser.switch_to.active_element.send_keys(Keys.ARROW_DOWN, Keys.ENTER)
-    assert page.chosen_code().startswith("def ")
-    for key, view in zip("mkg", ("memory", "kernels", "graph"), strict=True):
-        page.one("body").send_keys(key)
-        assert page.one(f"#tab-{view}").get_attribute("aria-selected") == "true"
-        assert page.one(f"#{view}").is_displayed()
-
-
-def test_the_address_leads_back_to_the_view_and_the_kernel(page: Page) -> None:
-    page.kernel(CONV2).click()
-    page.press("#tab-memory")
-    address = page.browser.current_url
-    page.browser.get("about:blank")
-    page.browser.get(address)
-    assert page.one("#memory").is_displayed()
-    assert page.chosen_code().startswith(f"def {CONV2}(")
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("size", [LAPTOP, (1024, 700), (1920, 1080)])
-def test_nothing_hangs_over_the_edge(
-    page: Page, scheme: str, size: tuple[int, int]
-) -> None:
-    resize(page.browser, *size)
-    prefer(page.browser, scheme)
-    try:
-        for view in VIEWS:
-            page.press(f"#tab-{view}")
-            wide, high = page.script(
-                "const d = document.documentElement;"
-                "return [d.scrollWidth - innerWidth, d.scrollHeight - innerHeight]"
-            )
-            assert (wide, high) == (0, 0), view
-            if view == "graph" and size != (1024, 700):
-                hidden = (
-                    "const c = byId('canvas'); return c.scrollWidth - c.clientWidth"
-                )
-                assert page.script(hidden) <= 0, "both sides are in sight"
-    finally:
-        resize(page.browser, *LAPTOP)
-
-
-def test_text_can_be_read_in_both_schemes(page: Page) -> None:
-    """The contrast of ink and background is above that of WCAG AA, 4.5 to 1."""
-    for scheme in SCHEMES:
-        prefer(page.browser, scheme)
-        for selector in (".after .node.title", ".after .node.op .shape", "#what"):
-            assert page.script(CONTRAST, page.all(selector)[0]) > 4.5, selector
-
-
-CONTRAST = """
-const shown = document.createElement("canvas").getContext("2d");
-const light = (colour) => {
-  shown.clearRect(0, 0, 1, 1); shown.fillStyle = colour; shown.fillRect(0, 0, 1, 1);
-  const [r, g, b] = [...shown.getImageData(0, 0, 1, 1).data].map((v) => {
-    v /= 255;
-    return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-  });
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-};
-let behind = arguments[0];
-const empty = (at) => getComputedStyle(at).backgroundColor === "rgba(0, 0, 0, 0)";
-while (empty(behind)) behind = behind.parentElement;
-const ink = light(getComputedStyle(arguments[0]).color);
-const paper = light(getComputedStyle(behind).backgroundColor);
-return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
-"""
-
-
 def hostile(value: Any, text: str) -> Any:
     """A record with ``text`` at the end of every string that a user can choose."""
     if isinstance(value, dict):
@@ -424,9 +316,9 @@ def hostile(value: Any, text: str) -> Any:
     ],
 )
 def test_hostile_names_are_shown_and_do_nothing(
-    browser: Any, tmp_path: Path, made: Record, text: str
+    browser: Any, tmp_path: Path, four_conv_record: Record, text: str
 ) -> None:
-    page = Page(browser, tmp_path / "report.html", hostile(made, text))
+    page = Page(browser, tmp_path / "report.html", hostile(four_conv_record, text))
     assert page.script("return document.body.dataset.ready") == "yes"
     for view in VIEWS:
         page.press(f"#tab-{view}")
