@@ -56,6 +56,8 @@ function drawYours() {
   const layers = layersOfLines();
   const sheets = R.files.map((file, index) => drawFile(file, index, layers));
   byId("yours-code").replaceChildren(...sheets);
+  const most = Math.max(0, ...[...linesToKernels.values()].map((kernels) => kernels.length));
+  byId("yours-code").style.setProperty("--digits", String(most).length);
   const tabs = R.files.map((file, index) => {
     const button = el("button", "", file.name);
     button.addEventListener("click", () => showFile(index));
@@ -189,7 +191,6 @@ function chooseInDock(index, locs) {
   const pane = byId("made-code");
   pane.scrollTop = rowOfMade[kernel.first - 1].offsetTop - 4;
   markLines(node.locs, "chosen");
-  pane.classList.add("one-of-many");
   const says = [timesText(kernel), howText(kernel)].filter(Boolean).join("  ·  ");
   byId("made-says").textContent = byId("made-says").title = says;
   byId("made-ir").textContent = node.ir;

@@ -256,6 +256,17 @@ def test_a_line_has_the_colour_of_its_kernels(page: Page) -> None:
     assert page.script(hue, line) == page.script(hue, row)
 
 
+def test_lines_keep_their_indentation_beside_large_numbers(page: Page) -> None:
+    lefts = page.script(
+        "linesToKernels.set([...linesToKernels.keys()][0], Array(117).fill(0));"
+        "drawYours();"
+        "return [...document.querySelectorAll('#yours-code .row .text')]"
+        ".map((text) => text.getBoundingClientRect().left)"
+    )
+    assert "117" in page.texts("#yours-code .count")
+    assert len(set(lefts)) == 1
+
+
 def test_the_sums_cover_what_scrolls_below_them(page: Page) -> None:
     page.press("#tab-kernels")
     style = "return getComputedStyle(arguments[0])"
