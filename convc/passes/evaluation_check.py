@@ -26,7 +26,7 @@ def check_evaluation(checker: Checker, before: Graph, after: Graph) -> Verdict:
     if after.updates:
         raise CompileError("an evaluation must update nothing")
     first, shared = _statistics(before)
-    nodes = tuple(_keeping(node, before) for node in before.nodes)
+    nodes = tuple(n for node in before.nodes for n in _keeping(node, before))
     kept = rename_uses(replace(before, nodes=nodes, updates=()), shared)
     trained = drop_dead(kept)
     _require_averages(trained, after, first)
@@ -78,11 +78,17 @@ def _statistics(graph: Graph) -> tuple[dict[str, Value], dict[str, Value]]:
     return first, shared
 
 
-def _keeping(node: Node, graph: Graph) -> Node:
-    """``node`` with dropout that keeps everything."""
-    if node.op == "dropout_mask":
-        return replace(node, attrs={**node.attrs, "keep": 1.0})
+def _keeping(node: Node, graph: Graph) -> list[Node]:
+    """``node`` with dropout that keeps everything: a mask of its own, and no scale."""
     mask = graph.producers().get(node.operands[1].name) if node.operands[1:] else None
-    if node.op == "apply_mask" and mask is not None and mask.op == "dropout_mask":
-        return replace(node, attrs={**node.attrs, "scale": 1.0})
-    return node
+    if node.op != "apply_mask" or mask is None or mask.op != "dropout_mask":
+        return [node]
+    full = Value(f"{node.name}.full", mask.result.type)
+    return [
+        replace(mask, attrs={**mask.attrs, "keep": 1.0}, results=(full,)),
+        replace(
+            node,
+            attrs={**node.attrs, "scale": 1.0},
+            operands=(node.operands[0], full),
+        ),
+    ]

@@ -50,6 +50,12 @@ def test_a_norm_that_is_used_twice_is_checked_within_rounding() -> None:
     assert verdict.worst < 1
 
 
+def test_a_mask_that_others_read_stays_a_mask() -> None:
+    """Only what it drops is kept: so a part of a graph can be checked alone."""
+    shown = NORMED.replace("(y=%b)", "(y=%b, mask=%mask)")
+    assert stage_after(EVALUATE_ONLY, of=shown).verdict.method == "evaluation"
+
+
 def _rewritten(change: str) -> None:
     def wrong(graph: Graph, context: Context) -> Graph:
         values = {v.name: v for v in graph.values()}
