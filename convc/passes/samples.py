@@ -1,12 +1,13 @@
 """Small data for running a graph: whole numbers, or real ones as networks have."""
 
+from collections.abc import Iterator
 from math import prod, sqrt
 
 import numpy as np
 
 from convc.ir import philox
-from convc.ir.graph import Graph, Value
-from convc.ir.ops.base import Array
+from convc.ir.graph import Graph, Node, Value
+from convc.ir.ops.base import Array, ints
 from convc.ir.types import DType
 
 BATCH = 3
@@ -23,18 +24,22 @@ axis is as long as the period."""
 State = dict[str, Array]
 
 
-def sample(value: Value, batch: int, classes: int = MANY, whole: bool = True) -> Array:
+def sample(
+    value: Value, batch: int, classes: int = MANY, whole: bool = True, taps: int = MANY
+) -> Array:
     """A small array for ``value``, the same in every run.
 
     Floats are whole numbers, or else between -1 and 1, in a filter divided by the
     square root of the terms that it sums. Labels (i32) are 0 or 1 if there are two
-    ``classes``, counters and seeds (i64) small.
+    ``classes``, places in a pool's window (u8) below ``taps``, counters and seeds (i64)
+    small.
     """
     t, stream = value.type, philox.stream_of(value.name)
     drawn = philox.bits(7, stream, 0, min(t.elements(batch), PERIOD))
     kind = t.dtype.numpy
     if not t.dtype.is_float:
-        span = 5 if t.dtype is DType.I64 else min(2, classes)
+        most = {DType.I64: 5, DType.U8: min(taps, 5)}
+        span = most.get(t.dtype, min(2, classes))
         array = (drawn % np.uint32(span)).astype(kind)
     elif whole:
         numbers = (drawn % np.uint32(2 * LARGEST + 1)).astype(kind)
@@ -50,28 +55,28 @@ class Samples:
 
     def __init__(self, whole: bool = True, batch: int = BATCH) -> None:
         self._whole, self._batch = whole, batch
-        self._drawn: dict[tuple[Value, bool, int], Array] = {}
+        self._drawn: dict[tuple[Value, bool, int, int], Array] = {}
 
     def of(self, *graphs: Graph) -> tuple[State, State]:
         """Inputs and parameters for all of ``graphs``.
 
         Among real numbers, states are positive, as variances are.
         """
-        classes = min(fewest_classes(g) for g in graphs)
+        few = min(map(fewest_classes, graphs)), min(map(fewest_taps, graphs))
         inputs = [v for g in graphs for v in g.inputs]
         parameters = [p for g in graphs for p in g.parameters]
         return (
-            {v.name: self._draw(v, False, classes) for v in inputs},
+            {v.name: self._draw(v, False, *few) for v in inputs},
             {
-                p.value.name: self._draw(p.value, not p.trainable, classes)
+                p.value.name: self._draw(p.value, not p.trainable, *few)
                 for p in parameters
             },
         )
 
-    def _draw(self, value: Value, state: bool, classes: int) -> Array:
-        key = value, state, classes
+    def _draw(self, value: Value, state: bool, classes: int, taps: int) -> Array:
+        key = value, state, classes, taps
         if key not in self._drawn:
-            array = sample(value, self._batch, classes, self._whole)
+            array = sample(value, self._batch, classes, self._whole, taps)
             positive = state and not self._whole
             self._drawn[key] = np.asarray(np.abs(array) if positive else array)
         return self._drawn[key]
@@ -79,13 +84,17 @@ class Samples:
 
 def fewest_classes(graph: Graph) -> int:
     """The classes of the loss that has the fewest; many if there is no loss."""
-    bodies = (n.region.nodes if n.region else (n,) for n in graph.nodes)
-    return min(
-        (
-            n.operands[0].type.inner[-1]
-            for body in bodies
-            for n in body
-            if n.op.startswith("softmax_cross_entropy")
-        ),
-        default=MANY,
-    )
+    losses = (n for n in _ops(graph) if n.op.startswith("softmax_cross_entropy"))
+    return min((n.operands[0].type.inner[-1] for n in losses), default=MANY)
+
+
+def fewest_taps(graph: Graph) -> int:
+    """The elements of the smallest window whose gradient goes to one; many if none."""
+    pools = (n for n in _ops(graph) if n.op == "max_pool2d_grad")
+    return min((prod(ints(n.attrs["window"])) for n in pools), default=MANY)
+
+
+def _ops(graph: Graph) -> Iterator[Node]:
+    """The nodes of the graph and those inside its kernels."""
+    for node in graph.nodes:
+        yield from node.region.nodes if node.region else (node,)
