@@ -177,9 +177,8 @@ class Conv2dFilterGrad(Op):
         dw = np.zeros((*kernel, x.shape[-1] // groups, dy.shape[-1]), x.dtype)
         for channels, filters in _by_group(attrs, x.shape[-1], dy.shape[-1]):
             for tap, where in taps(axes):
-                dw[tap][:, filters] = np.einsum(
-                    "nhwc,nhwk->ck", padded[where][..., channels], dy[..., filters]
-                )
+                x_tap, dy_group = padded[where][..., channels], dy[..., filters]
+                dw[tap][:, filters] = np.tensordot(x_tap, dy_group, ((0, 1, 2),) * 2)
         return dw
 
     def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
