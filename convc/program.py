@@ -165,7 +165,7 @@ class Program:
     def stepwise(self, n: int | None = None) -> Iterator[EmittedKernel]:
         """A step one kernel at a time, in this thread; yields each when it has run.
 
-        From one barrier to the next the workers take turns.
+        From one barrier to the next the workers take turns, a call each.
         """
         images = self._images(n)
         for place, function in zip(self.kernels, self._functions, strict=True):
@@ -186,6 +186,10 @@ class Program:
         shape = value.type.storage(self._images(n))
         stored: Array = self._emitted.memory.view(kind, offset, *shape)
         return stored.transpose([order.index(axis) for axis in range(len(order))])
+
+    def forget(self) -> None:
+        """Let all memory, parameters too, hold NaN and other numbers nobody meant."""
+        self._emitted.memory.bytes.fill(255)
 
     def _images(self, n: int | None) -> int:
         images = self.batch if n is None else n
@@ -218,14 +222,20 @@ class Program:
 
 
 def _take_turns(workers: list[list[Any]]) -> None:
-    """Make all workers' calls; None, where all wait for each other, ends a turn."""
+    """Make all workers' calls, one of each in turn, as they might come to be made.
+
+    None is where all wait for each other.
+    """
     at = [0] * len(workers)
     while any(i < len(calls) for i, calls in zip(at, workers, strict=True)):
+        waiting = True
         for t, calls in enumerate(workers):
-            while at[t] < len(calls) and calls[at[t]] is not None:
+            if at[t] < len(calls) and calls[at[t]] is not None:
                 calls[at[t]]()
                 at[t] += 1
-            at[t] += 1
+                waiting = False
+        if waiting:
+            at = [i + 1 for i in at]
 
 
 def _check_input(value: Value, array: Array, images: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ from convc.cli.group import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from rich.table import Table
 
     from convc.trust.audit import Row
@@ -79,8 +82,9 @@ def bisect(
         batch=batch,
         threads=threads,
     )
-    search = Search(step_named(loaded, step), backend, batch, threads, whole)
-    finding = search.run()
+    with _working() as tell:
+        search = Search(step_named(loaded, step), backend, batch, threads, whole, tell)
+        finding = search.run()
     if finding is None:
         click.echo(_compared(search))
         return
@@ -93,13 +97,26 @@ def bisect(
     sys.exit(1)
 
 
+@contextmanager
+def _working() -> Iterator[Callable[[str], None]]:
+    """Shows what is being done, as it is told, if stderr is a terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True)
+    with console.status("", spinner="line") as line:
+        yield lambda what: line.update(escape(what))
+
+
 def _between(one: Path, other: Path) -> None:
     """Compare two stages; exit code 1 where they part."""
     from convc.stage_file import read_stage
     from convc.trust.bisect import between
     from convc.trust.finding import Finding
 
-    found = between(read_stage(one), read_stage(other))
+    with _working() as tell:
+        tell("two stages")
+        found = between(read_stage(one), read_stage(other))
     if isinstance(found, Finding):
         click.echo(str(found))
         sys.exit(1)
@@ -134,14 +151,17 @@ def audit(
     """
     from convc.trust.audit import Audit
 
-    graph = load_model(model, input_type).training_step().graph
-    rows = list(Audit(graph, backend, threads).rows())
+    graph, rows = load_model(model, input_type).training_step().graph, []
+    with _working() as tell:
+        tell("kernels of the first layer")
+        for row in Audit(graph, backend, threads).rows():
+            rows.append(row)
+            tell(f"{row.layer}: {row.test} of {row.of}")
+            if as_json:
+                verdict = {"error": row.error, "ok": row.ok, "loose": row.loose}
+                click.echo(json.dumps({**asdict(row), **verdict}))
     wrong = sum(not row.ok for row in rows)
-    if as_json:
-        for row in rows:
-            verdict = {"error": row.error, "ok": row.ok, "loose": row.loose}
-            click.echo(json.dumps({**asdict(row), **verdict}))
-    else:
+    if not as_json:
         print_table(_table(rows), ("expected", "compiled"))
         click.echo(_counted(rows, wrong))
     sys.exit(1 if wrong else 0)

@@ -116,11 +116,13 @@ class Stage:
 class Trail:
     """How far the passes got, also when one fails: for who catches its error.
 
-    ``rejected`` is the failing pass with the graph that it left, if it left one.
+    ``rejected`` is the failing pass with the graph that it left, if it left one;
+    ``tell`` is called with the name of each pass before it runs.
     """
 
     stages: list[Stage] = field(default_factory=list)
     rejected: tuple[str, Graph] | None = None
+    tell: Callable[[str], None] = lambda name: None
 
 
 def run_passes(
@@ -140,6 +142,7 @@ def run_passes(
     trail.stages.append(Stage("trace", verify(graph), 0.0))
     checker = Checker() if check else None
     for item in passes:
+        trail.tell(item.name)
         trail.stages.append(_run(item, trail, context, checker))
     return trail.stages
 

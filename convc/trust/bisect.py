@@ -6,7 +6,7 @@ that it got. What comes first is named, and cut down to the smallest graph that 
 shows it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from convc.backends import backend_named
@@ -26,11 +26,14 @@ from convc.trust.finding import Finding, line_of, script
 from convc.trust.parting import parting
 from convc.trust.rules import checked_rules
 from convc.trust.spread import spread
-from convc.trust.stepping import Fault, compared, first_fault
+from convc.trust.stepping import IMAGES, Fault, compared, first_fault
 from convc.trust.window import inlined, smallest, window
 
 KERNELS = (CHOOSE_LAYOUT, CHOOSE_SCHEDULE, PLAN_MEMORY)
 """The passes from a kernel as a fusion leaves it to a program."""
+
+ANCHORS = ("conv2d", "conv2d_input_grad", "conv2d_filter_grad", "matmul")
+"""Ops without which a kernel is another: what is right without one proves nothing."""
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Search:
     """Looks for the first thing wrong with a step; counts what it compared.
 
     ``whole`` is a program that shows the whole model failing, for when nothing smaller
-    does.
+    does. ``tell`` hears what is being compared, for a line of progress.
     """
 
     step: Step
@@ -46,6 +49,7 @@ class Search:
     batch: int = 128
     threads: int | None = None
     whole: str = ""
+    tell: Callable[[str], None] = lambda what: None
     rules: int = 0
     passes: list[Stage] = field(default_factory=list)
     kernels: int = 0
@@ -66,8 +70,10 @@ class Search:
     def _rules(self) -> Finding | None:
         if "differentiate" not in {p.name for p in self.step.passes}:
             return None
+        self.tell("gradient rules")
         for rule in checked_rules(self.step.graph):
             self.rules += 1
+            self.tell(f"gradient rule {rule.node.op}")
             if rule.wrong:
                 repro = script(rule.graph, finding.RULE, self.whole)
                 op, line = rule.node.op, line_of(rule.node)
@@ -77,7 +83,7 @@ class Search:
     # -- passes
 
     def _passes(self) -> Finding | None:
-        trail = Trail()
+        trail = Trail(tell=lambda name: self.tell(f"pass {name}"))
         try:
             self.passes = self.step.stages(
                 self.backend, self.batch, self.threads, True, trail
@@ -97,6 +103,8 @@ class Search:
             if found is not None:
                 node, reason = found.node, f"{found.reason}; {reason}"
         small = self._smallest(before, node, item)
+        if not item.exact and small is not None and small is not before:
+            node, reason = small.nodes[-1], f"{error}".split(": ", 1)[-1]
         lines = finding.PASS.format(name=item.name, **self._options())
         repro = script(small, lines, self.whole)
         op = node.op if node else ""
@@ -124,17 +132,20 @@ class Search:
         except Exception as error:  # noqa: BLE001 - emitters may be broken in any way
             reason = f"it emits no program: {error}"
             return Finding("backend", self.backend, "", "", reason, self.whole)
-        for whole in (True, False):
-            for item in compared(program, whole=whole):
-                if isinstance(item, Fault):
-                    return self._fault(program, item)
-                self.values += item.size
+        for item in compared(program):
+            if isinstance(item, Fault):
+                return self._fault(program, item)
+            self.values += item.size
+            self.tell(f"kernel {item.node.attrs['name']}")
         self.kernels = len(program.kernels)
         return None
 
     def _fault(self, program: Program, fault: Fault) -> Finding:
         name = str(fault.node.attrs["name"])
         line = line_of(fault.node)
+        if fault.kind == "run":
+            where = program.graph.name
+            return Finding("run of", where, "", line, fault.reason, self.whole)
         if self._planned_wrong(program, fault):
             reason = (
                 f"{fault.reason}; with bytes of its own for every value it is right"
@@ -143,8 +154,9 @@ class Search:
         kernel = self._before_layout(fault.node)
         if kernel is None:
             return Finding("kernel", name, "", line, fault.reason, self.whole)
-        op, graph = self._split(kernel, fault)
-        lines = finding.KERNEL.format(**self._options())
+        batch = self.batch if fault.images > IMAGES else 4
+        op, graph = self._split(kernel, fault, batch)
+        lines = finding.KERNEL.format(**{**self._options(), "batch": batch})
         return Finding(
             "kernel",
             name,
@@ -171,35 +183,55 @@ class Search:
         return None
 
     def _split(
-        self, kernel: tuple[Graph, Node], fault: Fault
+        self, kernel: tuple[Graph, Node], fault: Fault, batch: int
     ) -> tuple[Node, Graph | None]:
-        """The first op with which a prefix of the kernel fails, and that prefix.
+        """The op of a kernel that is to blame, and the fewest ops that show it.
 
-        Where none fails alone, the op that makes the wrong result, and the kernel.
+        These are the first that lead to the wrong result and fail, less those that can
+        be spared. Of them the one is to blame without which the rest is right. Where
+        nothing fails alone it is the op that makes the wrong result.
         """
         graph, node = kernel
-        assert node.region is not None
-        names = {v.name for v in node.results}
         alone = window(graph, [node.name])
-        alone = replace(
-            alone, nodes=tuple(node if n.name in names else n for n in alone.nodes)
-        )
-        body = inlined(alone, node)
+        body = inlined(alone, next(n for n in alone.nodes if n.name == node.name))
         maker = body.producers().get(fault.value, body.nodes[-1])
-        for prefix in _prefixes(body, maker):
-            for schedule in (node.schedule, None):
-                small = _as_kernel(body, prefix, node, schedule)
-                if self._fails(small):
-                    return prefix[-1], small
-        return maker, alone if self._fails(alone) else None
 
-    def _fails(self, graph: Graph) -> bool:
-        """Whether a graph of kernels compiles, and its program is then wrong."""
+        def failing(nodes: Sequence[Node]) -> Graph | bool | None:
+            right = None  # as long as nothing could be compiled
+            for schedule in (node.schedule, None):
+                part = _as_kernel(body, nodes, node, schedule)
+                wrong = self._is_wrong(part, batch)
+                if wrong:
+                    return part
+                right = False if wrong is False else right
+            return right
+
+        chosen = [n for n in body.nodes if n.op != "constant"]
+        tries = (*_prefixes(body, maker), chosen)
+        small = next(((t, g) for t in tries if (g := failing(t))), None)
+        if small is None:
+            return maker, None
+        chosen, shown = list(small[0]), small[1]
+        blamed = chosen[-1] if len(chosen) == 1 else maker
+        for op in tuple(chosen):
+            rest = [n for n in chosen if n is not op]
+            found = failing(rest) if rest else None
+            if found:
+                chosen, shown = rest, found
+            elif found is False and op.op not in ANCHORS:
+                blamed = op
+        if len(chosen) == 1 or blamed not in chosen:
+            blamed = chosen[-1]
+        assert isinstance(shown, Graph)
+        return blamed, shown
+
+    def _is_wrong(self, graph: Graph, batch: int) -> bool | None:
+        """Whether a graph of kernels makes a wrong program; None if it makes none."""
         try:
-            step = Step(graph, KERNELS)
-            return first_fault(step.compile(self.backend, 4, self.threads)) is not None
+            program = Step(graph, KERNELS).compile(self.backend, batch, self.threads)
         except Exception:  # noqa: BLE001 - what cannot stand alone shows nothing
-            return False
+            return None
+        return first_fault(program) is not None
 
 
 def between(before: Graph, after: Graph) -> Finding | Verdict:
@@ -238,24 +270,26 @@ def _prefixes(body: Graph, maker: Node) -> list[list[Node]]:
         node = waiting.pop()
         needed.add(node.name)
         waiting += [made[v.name] for v in node.operands if v.name in made]
-    chain = [n for n in body.nodes if n.name in needed]
-    ends = [i for i, n in enumerate(chain) if n.op != "constant"]
-    return [chain[: i + 1] for i in ends]
+    chain = [n for n in body.nodes if n.name in needed and n.op != "constant"]
+    return [chain[: i + 1] for i in range(len(chain))]
 
 
 def _as_kernel(
-    body: Graph, prefix: Sequence[Node], like: Node, schedule: Attrs | None
+    body: Graph, nodes: Sequence[Node], like: Node, schedule: Attrs | None
 ) -> Graph:
-    """The nodes in ``prefix`` as one kernel that gives the last one's results."""
-    names = [n.name for n in prefix if n.op != "constant"]
-    last = prefix[-1]
+    """Nodes of a body as one kernel that gives its results, and what none reads."""
+    names = [n.name for n in nodes]
     part = window(body, names)
-    shown = tuple((v.name, v) for v in last.results)
-    updates = tuple(u for u in part.updates if u[1] in last.results)
-    part = replace(part, outputs=shown, updates=updates, stage="fusing")
-    kernel = outline(part, names, str(like.attrs["name"]))
-    nodes = tuple(
-        replace(n, schedule=schedule) if n.region else n for n in kernel.nodes
+    read, results = {v.name for n in nodes for v in n.operands}, body.live_out()
+    made = [v for n in nodes for v in n.results]
+    updated = {v for _, v in part.updates}
+    shown = tuple(
+        (v.name, v)
+        for v in made
+        if (v.name in results or v.name not in read) and v not in updated
     )
-    nodes = tuple(n for n in nodes if n.region)
-    return replace(kernel, nodes=nodes, stage="kernel")
+    part = replace(part, outputs=shown, stage="fusing")
+    kernel = outline(part, names, str(like.attrs["name"]))
+    only = (n for n in kernel.nodes if n.region is not None)
+    scheduled = tuple(replace(n, schedule=schedule) for n in only)
+    return replace(kernel, nodes=scheduled, stage="kernel")

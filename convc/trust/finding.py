@@ -13,10 +13,10 @@ LONGEST = 29
 class Finding:
     """The first thing that is wrong.
 
-    ``kind`` is "gradient rule", "pass", "kernel", "memory plan", "backend" or "graph",
-    and ``where`` the name of that; ``op`` is the
-    operation in it, "" where none can be named, ``line`` the user's line that it comes
-    from, and ``repro`` a Python program that fails as long as the bug is there.
+    ``kind`` is "gradient rule", "pass", "kernel", "memory plan", "run of", "backend"
+    or "graph", and ``where`` the name of that; ``op`` is the operation in it, "" where
+    none can be named, ``line`` the user's line that it comes from, and ``repro`` a
+    Python program that fails as long as the bug is there.
     """
 
     kind: str

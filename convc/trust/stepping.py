@@ -4,10 +4,16 @@ Before a kernel runs, what it reads must be what was made for it; after it has r
 results must be within the bounds that rounding allows for exactly these operands. So
 no error is blamed on a kernel that only passed it on, and every bound is as tight as
 one kernel's sums.
+
+On whole numbers every kernel gets whole numbers, not only the first: what one has made
+is replaced, when it has been compared, by 1 or 2 of its sign. Then no product and no
+sum of the next one rounds, and its bound is 0. The arena is full of NaN at first, for
+memory that is read before it is written must not happen to hold zeros.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
@@ -17,11 +23,14 @@ from convc.ir.interpreter import interpret
 from convc.ir.ops.base import Array
 from convc.ir.rounding import bounded, explain, within
 from convc.ir.types import BATCH, DType, TensorType
-from convc.passes.samples import Samples, State
+from convc.passes.samples import Samples, State, sample
 from convc.program import Program
 
 IMAGES = 3
 """Images in a comparison: odd, more than one, and less than a batch as a rule."""
+
+LARGEST = 2**23
+"""Elements that a value may have in a comparison of more images than that."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,8 @@ class Fault:
     """The first thing a program did that its graph does not say.
 
     ``kind`` is "result" (of ``node``, called ``value``), "overwritten" (a ``value``
-    that is still needed, by ``node``) or "error" (raised by ``node``).
+    that is still needed, by ``node``), "error" (raised by ``node``) or "run" (``value``
+    is right when the workers take turns, and wrong when they run together).
     """
 
     kind: str
@@ -37,11 +47,13 @@ class Fault:
     value: str
     reason: str
     whole: bool = True
+    images: int = IMAGES
 
     def __str__(self) -> str:
         name = self.node.attrs.get("name", self.node.op)
         data = "whole numbers" if self.whole else "real numbers"
-        return f"kernel {name}, on {data}: {self.reason}"
+        of = "1 image" if self.images == 1 else f"{self.images} images"
+        return f"kernel {name}, on {data} and {of}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -54,49 +66,118 @@ class Compared:
     size: int
 
 
-def first_fault(program: Program, images: int = IMAGES) -> Fault | None:
-    """The first difference on whole numbers, else on real ones; None if there is none.
+def first_fault(program: Program) -> Fault | None:
+    """The first difference there is, None if there is none.
 
     The program's parameters are left as the last run made them.
     """
-    for whole in (True, False):
-        for found in compared(program, images, whole):
-            if isinstance(found, Fault):
-                return found
-    return None
+    return next((item for item in compared(program) if isinstance(item, Fault)), None)
 
 
-def compared(
-    program: Program, images: int = IMAGES, whole: bool = True
+def compared(program: Program) -> Iterator[Compared | Fault]:
+    """Every kernel's results beside the oracle's; a Fault is the last.
+
+    On a few images, whole numbers and then real ones; on a full batch, or as much of
+    it as is quick, where tiles meet that a few images do not fill; and at last all
+    workers together. Of the faults that these show the Fault is the first kernel's.
+    """
+    few, full = min(IMAGES, program.batch), _full(program)
+    trials = [(few, True), (few, False)]
+    if full > few:
+        trials.append((full, True))
+    fault = None
+    for images, whole in trials:
+        end = fault.node if fault else None
+        for item in _followed(program, images, whole, end):
+            if isinstance(item, Fault):
+                fault = item
+            else:
+                yield item
+    for images in dict.fromkeys((few, full)):
+        fault = fault or _together(program, images)
+    if fault is not None:
+        yield fault
+
+
+def _full(program: Program) -> int:
+    """As many images of a batch as keep every value to LARGEST elements."""
+    bodies = [n.region.nodes if n.region else (n,) for n in program.graph.nodes]
+    made = [v.type for body in bodies for n in body for v in n.results]
+    most = max((prod(t.inner) for t in made if t.batched), default=LARGEST)
+    return min(program.batch, max(IMAGES, LARGEST // most))
+
+
+def _followed(
+    program: Program, images: int, whole: bool, end: Node | None
 ) -> Iterator[Compared | Fault]:
-    """Every kernel's results as they are made; a Fault is the last."""
-    graph, n = program.graph, min(images, program.batch)
-    inputs, parameters = Samples(whole, n).of(graph)
-    program.load(parameters)
-    for name, array in inputs.items():
-        program.input(name, n)[...] = array
-    known: State = {**inputs, **parameters}
+    """One step up to ``end``; with many images only kernels that have a batch."""
+    graph, known = program.graph, _prepared(program, images, whole)
     last = _last_reads(graph)
-    steps = program.stepwise(n)
+    steps = program.stepwise(images)
     for at, node in enumerate(graph.nodes):
+        if node is end:
+            return
         if node.region is None:
-            known |= interpret_node(node, known, n)
+            known |= interpret_node(node, known, images)
             continue
         try:
             next(steps)
         except Exception as error:  # noqa: BLE001 - emitted code may be broken
             reason = f"it raised {type(error).__name__}: {error}"
-            yield Fault("error", node, node.name, reason, whole)
+            yield Fault("error", node, node.name, reason, whole, images)
             return
-        for found in _results(program, node, known, n):
-            if isinstance(found, Fault):
-                yield replace(found, whole=whole)
-                return
-            yield found
-        lost = _overwritten(program, node, known, last, at, n)
+        if images <= IMAGES or _is_batched(node):
+            for found in _results(program, node, known, images):
+                if isinstance(found, Fault):
+                    yield replace(found, whole=whole, images=images)
+                    return
+                yield found
+        _noted(program, node, known, images, whole)
+        lost = _overwritten(program, node, known, last, at, images)
         if lost is not None:
-            yield replace(lost, whole=whole)
+            yield replace(lost, whole=whole, images=images)
             return
+
+
+def _prepared(program: Program, images: int, whole: bool) -> State:
+    """Inputs and parameters, which are where the program expects them."""
+    inputs, parameters = Samples(whole, images).of(program.graph)
+    program.forget()
+    program.load(parameters)
+    for name, array in inputs.items():
+        program.input(name, images)[...] = array
+    return {**inputs, **parameters}
+
+
+def _is_batched(node: Node) -> bool:
+    return any(v.type.batched for v in (*node.operands, *node.results))
+
+
+def _together(program: Program, images: int) -> Fault | None:
+    """What a run of all workers makes otherwise than they do when they take turns."""
+    graph = program.graph
+    _prepared(program, images, whole=False)
+    for _ in program.stepwise(images):
+        pass
+    shown = [v for _, v in (*graph.outputs, *graph.updates)]
+    alone = [program.peek(v, images).tobytes() for v in shown]
+    _prepared(program, images, whole=False)
+    reason = ""
+    try:
+        program.run(images)
+    except Exception as error:  # noqa: BLE001 - the emitted runner may be broken
+        reason = f"a run of all kernels raised {type(error).__name__}: {error}"
+    makers = graph.producers()
+    for value, expected in zip(shown, alone, strict=True):
+        node = makers.get(value.name)
+        if node is None or program.peek(value, images).tobytes() == expected:
+            continue
+        reason = reason or (
+            f"%{value.name} is right when the {program.threads} workers take turns "
+            "kernel by kernel, a run of them all gives something else"
+        )
+        return Fault("run", node, value.name, reason, False, images)
+    return None
 
 
 def interpret_node(node: Node, known: State, n: int) -> State:
@@ -122,23 +203,31 @@ def alone(node: Node) -> Graph:
 def _results(
     program: Program, node: Node, known: State, n: int
 ) -> Iterator[Compared | Fault]:
-    """Compare the kernel's results, and note what they are."""
+    """Compare the kernel's results."""
     given = {v.name: known[v.name] for v in node.operands}
     bounds = bounded(alone(node), {**given, _IMAGES.name: _images(n)}, {})
-    home = {value.name: target.name for target, value in program.graph.updates}
     for value in node.results:
         name = value.name
-        actual = program.peek(value, n).copy()
+        actual = program.peek(value, n)
         reference, bound = bounds.outputs[name], bounds.output_bounds[name]
         if not within(actual, reference, bound):
             reason = explain(f"%{name}", actual, reference, bound)
             yield Fault("result", node, name, reason)
             return
-        known[name] = known[home.get(name, name)] = actual
         with np.errstate(all="ignore"):
             units = np.abs(actual.astype(np.float64) - reference) / bound
         worst = float(units[np.isfinite(units)].max(initial=0.0))
         yield Compared(node, value, worst, actual.size)
+
+
+def _noted(program: Program, node: Node, known: State, n: int, whole: bool) -> None:
+    """Note what the results are; among whole numbers let them be such, too."""
+    home = {value.name: target.name for target, value in program.graph.updates}
+    for value in node.results:
+        name, made = value.name, program.peek(value, n)
+        if whole and value.type.dtype.is_float and name not in home:
+            made[...] = np.sign(made) * np.abs(sample(value, n)).clip(1)
+        known[name] = known[home.get(name, name)] = made.copy()
 
 
 def _last_reads(graph: Graph) -> dict[str, int]:

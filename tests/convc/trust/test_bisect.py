@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 import convc as cc
+from convc.backends.base import Emitted
 from convc.backends.cpu import emit
 from convc.backends.cpu.backend import NumpyBackend
+from convc.backends.cpu.kernel import Kernel
 from convc.ir.errors import ConvcError
 from convc.ir.graph import Graph, Node, Region, Value, substitute
 from convc.ir.ops import OPS
@@ -212,6 +214,32 @@ def test_constants_that_are_merged_though_they_differ_are_named(
     shown(finding, monkeypatch)
 
 
+def normed(image: Tensor) -> Tensor:
+    x = cc.conv2d(image, 4, 3, padding="same", name="conv1")
+    x = cc.relu(cc.batch_norm(x, name="norm1"))
+    x = cc.dropout(cc.flatten(x), keep=0.5, name="drop")
+    return cc.dense(x, 3, name="logits")
+
+
+def test_a_wrong_fold_is_blamed_on_what_was_folded(monkeypatch: Patch) -> None:
+    """Not on the convolution before it, whose result has to change."""
+
+    def worse(graph: Graph) -> Graph:
+        return replace(graph, nodes=tuple(map(_without_root, graph.nodes)))
+
+    _patched(monkeypatch, "fold-batch-norm", worse)
+    model = Model(normed, name="normed", image="f32[N,4,4,2]")
+    finding = Search(model.inference(), batch=40, threads=1).run()
+    assert finding is not None
+    assert (finding.kind, finding.where) == ("pass", "fold-batch-norm")
+    assert finding.op == "batch_norm"
+    shown(finding, monkeypatch)
+
+
+def _without_root(node: Node) -> Node:
+    return replace(node, op="relu") if node.op == "sqrt" else node
+
+
 def _attrs(op: str, **changes: Any) -> Callable[[Graph], Graph]:
     def change(graph: Graph) -> Graph:
         nodes = (
@@ -329,6 +357,70 @@ def test_an_emitter_that_writes_something_else_is_named(
     assert finding.op == op
     assert line in finding.line
     shown(finding, monkeypatch)
+
+
+def _edited(monkeypatch: Patch, old: str, new: str) -> None:
+    """Let the backend write ``new`` for every ``old`` in its source."""
+    right = NumpyBackend.emit
+
+    def wrong(self: NumpyBackend, graph: Graph) -> Emitted:
+        emitted = right(self, graph)
+        return replace(emitted, source=emitted.source.replace(old, new))
+
+    monkeypatch.setattr(NumpyBackend, "emit", wrong)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "op"),
+    [
+        ("borders += [inside[..., :j0, :], inside[..., j1:, :]]", "pass", "conv2d"),
+        ("call(db.fill, 0)", "call(db[:0].fill, 0)", "reduce_sum"),
+        (
+            "call(equal, which, np.uint8(k),",
+            "call(equal, which, np.uint8(k % 3),",
+            "max_pool2d_grad",
+        ),
+        ("greater, y[", "np.greater_equal, y[", "relu_grad"),
+    ],
+)
+def test_a_wrong_line_of_a_kernel_is_traced_to_its_op(
+    old: str, new: str, op: str, monkeypatch: Patch
+) -> None:
+    """Memory that is not cleared is the kernel's fault, not the plan's."""
+    _edited(monkeypatch, old, new)
+    finding = found()
+    assert (finding.kind, finding.op) == ("kernel", op)
+    shown(finding, monkeypatch)
+
+
+def test_a_bug_that_only_a_full_batch_shows_is_found(monkeypatch: Patch) -> None:
+    _edited(monkeypatch, "(i, min(size, hi - i))", "(i, min(size, hi - i, 3))")
+    looked = search("evaluation")
+    looked.batch, looked.threads = 5, 1
+    finding = looked.run()
+    assert finding is not None
+    assert (finding.kind, finding.op) == ("kernel", "conv2d")
+    shown(finding, monkeypatch)
+
+
+def test_scratch_that_workers_share_is_found(monkeypatch: Patch) -> None:
+    """They make one call each in turn, so that one spoils what the other works on."""
+    right = Kernel.private
+    monkeypatch.setattr(
+        Kernel,
+        "private",
+        lambda self, *args: right(self, *args).replace("+ t *", "+ 0 *"),
+    )
+    finding = found("evaluation")
+    assert (finding.kind, finding.op) == ("kernel", "conv2d")
+    shown(finding, monkeypatch)
+
+
+def test_a_wrong_runner_of_right_kernels_is_named(monkeypatch: Patch) -> None:
+    _edited(monkeypatch, "*kernel(self.memory, n, t)", "*kernel(self.memory, BATCH, t)")
+    finding = found()
+    assert (finding.kind, finding.where) == ("run of", "network")
+    assert "is right when the 2 workers take turns" in finding.reason
 
 
 def test_a_swapped_stride_in_an_emitter_is_named(monkeypatch: Patch) -> None:

@@ -42,12 +42,14 @@ def test_a_right_program_has_no_fault(optimizer: Optimizer, threads: int) -> Non
 
 def test_every_result_of_every_kernel_is_compared() -> None:
     program = trained()
-    for whole in (True, False):
-        found = list(compared(program, whole=whole))
-        assert all(isinstance(item, Compared) for item in found)
-        names = [item.value.name for item in found if isinstance(item, Compared)]
-        kernels = [n for n in program.graph.nodes if n.region is not None]
-        assert names == [v.name for n in kernels for v in n.results]
+    found = list(compared(program))
+    assert all(isinstance(item, Compared) for item in found)
+    names = [item.value.name for item in found if isinstance(item, Compared)]
+    kernels = [n for n in program.graph.nodes if n.region is not None]
+    results = [v.name for n in kernels for v in n.results]
+    assert names[: 2 * len(results)] == 2 * results  # on whole and on real numbers
+    batched = [v for n in kernels if n.attrs["name"] != "optimizer" for v in n.results]
+    assert names[2 * len(results) :] == [v.name for v in batched]  # on a full batch
 
 
 def test_following_a_program_gives_what_running_it_gives() -> None:
@@ -188,5 +190,5 @@ def test_what_a_kernel_raises_is_its_fault(monkeypatch: Patch) -> None:
     assert isinstance(fault, Fault)
     assert fault.kind == "error"
     assert fault.reason == "it raised ValueError: no such shape"
-    with pytest.raises(RunError, match="on whole numbers: it raised ValueError"):
+    with pytest.raises(RunError, match="on whole numbers and 3 images: it raised Val"):
         raise_fault(trained())
