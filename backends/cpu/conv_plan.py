@@ -6,7 +6,6 @@ from convc.backends.base import ACTIVATIONS
 from convc.backends.cpu.conv_tiles import ConvTiles, conv_tiles
 from convc.backends.cpu.kernel import Kernel
 from convc.ir.graph import Node, Value
-from convc.ir.ops.base import ints
 
 EPILOGUE = ("bias_add", "max_pool2d", "max_pool2d_argmax", "add")
 """Ops that may follow a convolution in its kernel, in this order, and an activation."""
@@ -57,8 +56,6 @@ def conv_plan(kernel: Kernel) -> ConvPlan:
             value = node.result
     if argmax and not pool:
         raise kernel.refusal("an argmax stands without its max-pool")
-    if pool and ints(pool.attrs["window"]) != ints(pool.attrs["strides"]):
-        raise kernel.refusal("windows of the pool overlap")
     tiles = conv_tiles(kernel, conv, pool)
     return ConvPlan(conv, bias, pool, argmax, add, activation, other, tiles)
 

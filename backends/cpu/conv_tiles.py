@@ -98,7 +98,8 @@ class ConvTiles:
 def conv_tiles(kernel: Kernel, conv: Node, pool: Node | None) -> ConvTiles:
     """The tiles of a conv2d, conv2d_input_grad or conv2d_filter_grad node.
 
-    ``pool`` is the max_pool2d (or its gradient) that shares the kernel.
+    ``pool`` is the max_pool2d (or its gradient) that shares the kernel. CompileError
+    unless its windows lie side by side in what is pooled.
     """
     if conv.result.type.dtype is not DType.F32:
         raise CompileError(
@@ -121,7 +122,12 @@ def conv_tiles(kernel: Kernel, conv: Node, pool: Node | None) -> ConvTiles:
     rows, cols = axes[0].out, axes[1].out
     if pool is not None:
         ph, pw = ints(pool.attrs["window"])
-        rows, cols = (a.out for a in pool_axes(pool.op, (rows, cols), pool.attrs))
+        pooled = pool_axes(pool.op, (rows, cols), pool.attrs)
+        if any(a.stride != a.kernel for a in pooled):
+            raise kernel.refusal("windows of the pool overlap or leave gaps")
+        if any(a.before or a.out * a.kernel > a.size for a in pooled):
+            raise kernel.refusal("windows of the pool reach into its padding")
+        rows, cols = (a.out for a in pooled)
     return ConvTiles(
         h,
         width,

@@ -16,6 +16,7 @@ from convc.ir.graph import Attrs, Graph
 from convc.ir.rounding import bounded
 from convc.pipeline import LOWERING, Step
 from convc.program import Program
+from convc.trust.bisect import KERNELS
 
 BATCH = 7
 SETTINGS = ((1, 5), (2, 7), (9, 7))
@@ -263,3 +264,44 @@ def test_gradients_that_depend_on_ties_are_left_to_sums() -> None:
     assert any(r.startswith("winograd is predicted to be faster") for r in reasons)
     found = candidates_of(graph_of(TIED), "conv2d", 64, 2)
     assert {c.schedule["algorithm"] for c in found if not c.keeps_ties} == {"winograd"}
+
+
+FORWARD = """
+graph g(%x: f32[N,5,5,2]) -> (y=%k) stage kernel {{
+  param %w : f32[3,3,2,3] = zeros()
+  %k = kernel pooled(%x, %w) : f32[N,2,2,3] {{
+    %a = conv2d(%0, %1) {{padding=same}} : f32[N,5,5,3]
+    %b = max_pool2d(%a) {{{0}}} : f32[N,2,2,3]
+    yield %b
+  }}
+}}
+"""
+BACKWARD = """
+graph g(%x: f32[N,5,5,2], %i: u8[N,2,2,3], %dy: f32[N,2,2,3]) -> (y=%k) stage kernel {{
+  %k = kernel unpooled(%x, %i, %dy) : f32[3,3,2,3] {{
+    %a = max_pool2d_grad(%1, %2) {{{0}, size=[5,5]}} : f32[N,5,5,3]
+    %b = conv2d_filter_grad(%0, %a) {{kernel=[3,3], padding=same}} : f32[3,3,2,3]
+    yield %b
+  }}
+}}
+"""
+
+
+@pytest.mark.parametrize("text", [FORWARD, BACKWARD])
+@pytest.mark.parametrize(
+    ("pool", "reason"),
+    [
+        ("window=[3,3], strides=[2,2]", "windows of the pool overlap or leave gaps"),
+        ("window=[2,2], strides=[3,3]", "windows of the pool overlap or leave gaps"),
+        (
+            "window=[3,3], strides=[3,3], padding=same",
+            "windows of the pool reach into its padding",
+        ),
+    ],
+)
+def test_a_pool_that_tiles_cannot_hold_is_refused(
+    text: str, pool: str, reason: str
+) -> None:
+    """Though no pass puts it there: a stage may come from a file."""
+    with pytest.raises(CompileError, match=reason):
+        Step(graph_of(text.format(pool)), KERNELS).compile(batch=4, threads=1)
