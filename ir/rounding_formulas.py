@@ -173,7 +173,8 @@ def adam(site: Site) -> Outcome:
     gradient = _decayed(p, g, 0.0 if decoupled else decay)
     first = _mix(beta1, m, 1 - beta1, gradient)
     size, slack = gradient.mass, gradient.error(site.arithmetic)
-    square = Sum(2 * size * slack, size * size, gradient.roundings + 2)
+    lost = np.where(size * size < site.arithmetic.huge, 2 * size * slack, np.inf)
+    square = Sum(lost, size * size, gradient.roundings + 2)
     second = _mix(beta2, v, 1 - beta2, square)
     moments = [
         Rounded(value, part.error(site.arithmetic))

@@ -231,6 +231,21 @@ def test_exact_ties_are_decided_for_the_first() -> None:
     assert contenders(low, high).tolist() == expected
 
 
+@pytest.mark.parametrize("size", [1e19, 3e19, 1e21])
+def test_adam_may_lose_a_gradient_whose_square_overflows(size: float) -> None:
+    """Then v is infinite, and the parameter stays; whichever factor comes first."""
+    (node,) = one_op("adam", ["f32[1]"] * 4 + [SCALAR, "i64[]"], {}).nodes
+    exact = [np.ones(1), np.full(1, size), np.zeros(1), np.zeros(1), np.array(1e-3)]
+    operands = [*exact, np.array(0, np.int64)]
+    rounded = tuple(Rounded(a, np.zeros(a.shape)) for a in operands)
+    site = Site(node, rounded, evaluate(node, operands), 1, UNIT)
+    with np.errstate(all="ignore"):
+        moved, _, second = site.settle(RULES["adam"](site))
+    lost = size * size >= 2.0**128
+    assert np.isposinf(second.error).all() == lost
+    assert (moved.low <= 1.0 <= moved.high).all() == lost
+
+
 @pytest.mark.parametrize("actual", [-1e-7, -1e-12, 0.0, 1e-12, 1e-7])
 def test_adam_where_v_vanishes_moves_by_at_most_twice_its_rate(actual: float) -> None:
     """A gradient of 0 ± 1e-7 may move a parameter by the rate, either way."""
