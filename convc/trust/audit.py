@@ -181,7 +181,7 @@ def _follow(
         u = direction(name, gradient, number)
         if number:
             u = _few(name, u, number)
-        u = u / max(float(np.linalg.norm(gradient[u != 0])), SHORTEST)
+        u = u / max(_length(gradient[u != 0]), SHORTEST)
         claimed = _dot(gradient, u)
         slope = loss.slope({name: u}, 1.0 + abs(claimed))
         if slope is not None:
@@ -191,6 +191,10 @@ def _follow(
                 *(layer, "differences", name, number),
                 *(claimed, slope.value, allowed),
             )
+
+
+def _length(gradient: Array) -> float:
+    return float(np.linalg.norm(gradient.astype(np.float64)))
 
 
 def _few(name: str, u: Array, number: int) -> Array:
