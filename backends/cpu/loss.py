@@ -57,8 +57,11 @@ class Loss(Emitter):
         logits, labels = found[0].operands[:2]
         unknown = [n.op for n in kernel.ops if n.op not in LINES]
         shared = all(n.operands[:2] == (logits, labels) for n in found)
-        if unknown or not shared or kernel.outer(logits) is None:
-            raise kernel.refusal("all must belong to one loss")
+        given = {logits, labels} <= set(kernel.region.inputs)
+        if unknown or not shared or not given:
+            raise kernel.refusal(
+                "all must belong to one loss, whose logits and labels are operands"
+            )
         return logits, labels
 
     def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:

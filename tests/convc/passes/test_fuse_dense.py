@@ -33,6 +33,12 @@ REFUSED = {
             "apply_mask(%3, %mask) {scale=2.0}", "relu(%3)"
         )
     ),
+    "apply_mask stays outside: another path leads from the kernel to it": (
+        DENSE.replace(
+            "  %4 = apply_mask(%3, %mask)",
+            "  %m = greater_equal(%3, %2) : bool[N,2]\n  %4 = apply_mask(%3, %m)",
+        )
+    ),
     "add stays outside: a sum joins a convolution's kernel only": (
         DENSE.replace("relu(%2)", "add(%2, %b)")
     ),

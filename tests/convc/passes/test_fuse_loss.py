@@ -1,8 +1,12 @@
 """The loss, its gradient and the count of hits: one kernel, the same numbers."""
 
+import pytest
 from fusion_bench import LOSS, fused, kernels
+from pass_bench import stage_after
 
+from convc.ir.errors import CompileError
 from convc.passes.fuse_loss import FUSE_LOSS
+from convc.passes.schedule import CHOOSE_SCHEDULE
 
 
 def test_the_loss_its_gradient_and_the_count_are_one_kernel() -> None:
@@ -22,3 +26,36 @@ def test_two_losses_of_one_network() -> None:
     }
     """
     assert fused(FUSE_LOSS, text).graph.stage == "fusing"
+
+
+def test_what_the_labels_are_made_of_stays_outside() -> None:
+    """As of a network that learns from its own answers, at once or by a detour."""
+    text = """
+    graph g(%x: f32[N,3], %labels: i32[N]) -> (loss=%l) {
+      %a = argmax(%x) : i32[N]
+      %b = multiply(%a, %labels) : i32[N]
+      %e = softmax_cross_entropy(%x, LABELS) : f32[N]
+      %l = reduce_mean(%e) {axes=[0]} : f32[]
+    }
+    """
+    for labels in ("%a", "%b"):
+        stage = fused(FUSE_LOSS, text.replace("LABELS", labels))
+        assert kernels(stage.graph) == [["softmax_cross_entropy", "reduce_mean"]]
+        assert tuple(map(str, stage.refusals)) == (
+            "loss: argmax stays outside: logits or labels are made of it",
+        )
+
+
+def test_a_kernel_that_makes_its_own_labels_is_refused() -> None:
+    """As in a stage that was edited by hand."""
+    text = """
+    graph g(%x: f32[N,3]) -> (loss=%l) stage kernel {
+      %l = kernel loss(%x) : f32[N] {
+        %a = argmax(%0) : i32[N]
+        %b = softmax_cross_entropy(%0, %a) : f32[N]
+        yield %b
+      }
+    }
+    """
+    with pytest.raises(CompileError, match="one loss, whose logits and labels are op"):
+        stage_after(CHOOSE_SCHEDULE, of=text)
