@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from convc.backends.base import ACTIVATIONS
 from convc.ir.graph import Graph, Node, Value
+from convc.ir.ops.pool import pool_axes
 from convc.passes.fusion import Chain, Follower, fuse_chain
 from convc.passes.manager import Context, Pass
 from convc.passes.outline import is_convex, kernel_name, outline
@@ -15,13 +16,11 @@ def _tiles_evenly(graph: Graph, node: Node, value: Value) -> str | None:
         return f"its windows overlap or leave gaps (window {window}, strides {strides})"
     if window == (1, 1):
         return "a window of one element pools nothing"
-    if node.attrs["padding"] != "valid":
-        gradient = node.op == "max_pool2d_grad"
-        x = (node.result if gradient else node.operands[0]).type.bind(1)
-        y = (node.operands[1] if gradient else node.result).type.bind(1)
-        for axis in (1, 2):
-            if x[axis] != y[axis] * window[axis - 1]:  # type: ignore[index]
-                return f"its windows reach into the padding of axis {axis}"
+    large = node.result if node.op == "max_pool2d_grad" else node.operands[0]
+    axes = pool_axes(node.op, large.type.bind(1)[1:3], node.attrs)
+    for number, axis in enumerate(axes, 1):
+        if axis.before or axis.out * axis.kernel > axis.size:
+            return f"its windows reach into the padding of axis {number}"
     return None
 
 

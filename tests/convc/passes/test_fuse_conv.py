@@ -75,6 +75,13 @@ REFUSED = {
         ["conv2d", "bias_add"],
         "max_pool2d stays outside: its windows reach into the padding of axis 1",
     ),
+    "windows that begin in the padding": (
+        CONV.replace(
+            "strides=[2,2]", "strides=[2,2], padding=[[0,0],[1,0]]"
+        ),
+        ["conv2d", "bias_add"],
+        "max_pool2d stays outside: its windows reach into the padding of axis 2",
+    ),
     "an output on the way": (
         CONV.replace("(y=%4)", "(y=%4, z=%2)"),
         ["conv2d", "bias_add"],
@@ -190,6 +197,10 @@ GRADIENTS = {
             "max_pool2d_grad stays outside: its windows overlap or leave gaps (window "
             "(2, 2), strides (1, 1))"
         ),
+    ),
+    "windows that begin in the padding": (
+        BACKWARD.replace("strides=[2,2]", "strides=[2,2], padding=[[1,0],[0,0]]"),
+        "max_pool2d_grad stays outside: its windows reach into the padding of axis 1",
     ),
     "a ReLU before the pool": (
         BACKWARD.replace("relu_grad(%y, %d)", "identity")
