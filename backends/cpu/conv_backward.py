@@ -125,6 +125,10 @@ class ConvBackward(Emitter):
         ends = [n.operands[i] for n, i in ((dw, 1), (dx, 0), (bias, 0)) if n]
         if any(end != value for end in ends):
             raise kernel.refusal("the gradients do not share one source")
+        if bias and bias.attrs["axes"] != (0, 1, 2):
+            raise kernel.refusal(
+                "a bias gradient is a sum over images, rows and columns"
+            )
         tiles = conv_tiles(kernel, conv, pool)
         if dw and dx and tiles != conv_tiles(kernel, dx, pool):
             raise kernel.refusal("two different convolutions")

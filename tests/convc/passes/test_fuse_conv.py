@@ -76,9 +76,7 @@ REFUSED = {
         "max_pool2d stays outside: its windows reach into the padding of axis 1",
     ),
     "windows that begin in the padding": (
-        CONV.replace(
-            "strides=[2,2]", "strides=[2,2], padding=[[0,0],[1,0]]"
-        ),
+        CONV.replace("strides=[2,2]", "strides=[2,2], padding=[[0,0],[1,0]]"),
         ["conv2d", "bias_add"],
         "max_pool2d stays outside: its windows reach into the padding of axis 2",
     ),
