@@ -14,20 +14,28 @@ def fuse_optimizer(graph: Graph, context: Context) -> Graph:
     """The updates of all parameters, and of the step counter, as one kernel.
 
     The updates are independent of each other and elementwise, so one loop over all
-    parameters laid end to end does the same arithmetic on every element.
+    parameters laid end to end does the same arithmetic on every element. Updates that
+    differ in kind, as biases without weight decay do, have a kernel of their own.
     """
     graph = _own_gradients(replace(graph, stage="fusing"))
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[str, list[Node]] = {}
     for node in graph.nodes:
         if node.op in OPTIMIZERS:
-            kinds.setdefault(repr((node.op, sorted(node.attrs.items()))), []).append(
-                node.name
-            )
-    for number, names in enumerate(kinds.values()):
-        suffix = f"_{number + 1}" if number else ""
+            kinds.setdefault(_said(node), []).append(node)
+    for number, nodes in enumerate(kinds.values()):
+        name = f"optimizer_{number + 1}" if number else "optimizer"
+        if number:
+            reason = f"apart from optimizer: {_said(nodes[0])}, not {next(iter(kinds))}"
+            context.refuse(nodes[0], reason, name)
         counter = [] if number else _step_counter(graph)
-        graph = outline(graph, [*names, *counter], f"optimizer{suffix}")
+        graph = outline(graph, [*(n.name for n in nodes), *counter], name)
     return graph
+
+
+def _said(node: Node) -> str:
+    """What updates must have in common to share a loop: op and attributes."""
+    attrs = ", ".join(f"{k}={v}" for k, v in sorted(node.attrs.items()))
+    return f"{node.op} {{{attrs}}}"
 
 
 def _own_gradients(graph: Graph) -> Graph:

@@ -11,6 +11,11 @@ def test_updates_of_one_kind_are_one_kernel() -> None:
     stage = fused(FUSE_OPTIMIZER, STEP)
     counts = sorted(ops.count("sgd") for ops in kernels(stage.graph))
     assert counts == [1, 2]
+    (refusal,) = stage.refusals
+    assert str(refusal) == (
+        "optimizer_2: apart from optimizer: sgd {weight_decay=0.5}, not sgd "
+        "{weight_decay=0.0}"
+    )
 
 
 def test_parameters_with_one_gradient_are_updated_alike() -> None:
@@ -30,6 +35,29 @@ def test_a_gradient_may_be_a_parameter_an_input_or_a_view(gradient: str) -> None
         "  %view = reshape(%wide) {shape=[2]} : f32[2]\n"
         "  %gq =",
     )
+    assert fused(FUSE_OPTIMIZER, text).graph.stage == "fusing"
+
+
+def test_a_counter_that_is_read_when_it_has_been_raised_stays_outside() -> None:
+    """As by a learning rate that counts from one."""
+    text = STEP.replace("%rate: f32[]", "%x2: f32[2]").replace(
+        "  %gp =",
+        "  %one = constant() {value=1.0, dtype=i64} : i64[]\n"
+        "  %4 = add(%step, %one) : i64[]\n  %rate = cast(%4) {dtype=f32} : f32[]\n"
+        "  %gp =",
+    )
+    lines = text.split("  %3 = sgd")
+    lines[1] = lines[1].replace(
+        "  %one = constant() {value=1.0, dtype=i64} : i64[]\n", ""
+    )
+    lines[1] = lines[1].replace("  %4 = add(%step, %one) : i64[]\n", "")
+    stage = fused(FUSE_OPTIMIZER, "  %3 = sgd".join(lines))
+    assert not any("add" in ops for ops in kernels(stage.graph))
+
+
+def test_a_gradient_is_made_among_the_others_not_in_place() -> None:
+    """Though what it is made of dies there, and its op could work in place."""
+    text = STEP.replace("%gp = exp(%p)", "%e = exp(%p) : f32[2]\n  %gp = negate(%e)")
     assert fused(FUSE_OPTIMIZER, text).graph.stage == "fusing"
 
 
