@@ -16,7 +16,7 @@ results of a whole batch, the normalization stays. Equal up to rounding.
 from dataclasses import dataclass, replace
 
 from convc.ir.builder import GraphBuilder
-from convc.ir.graph import Graph, Node, Value, in_order, merge_locs
+from convc.ir.graph import Graph, Node, in_order, merge_locs
 from convc.ir.ops.base import number
 from convc.passes.canonicalize import drop_dead
 from convc.passes.manager import Context, Pass
@@ -61,19 +61,15 @@ def _match(graph: Graph, norm: Node, context: Context) -> _Match | str:
     varying = _varying(graph)
     if any(v.name in varying for v in norm.operands[1:]):
         return "its statistics are those of the batch"
-    if linear.attrs.get("transpose_b") or any(
-        v.name in varying for v in (*linear.operands[1:], *_second(bias))
-    ):
+    if linear.attrs.get("transpose_b") or linear.operands[1].name in varying:
         return f"the second operand of {linear.op} is no matrix of weights [in, out]"
+    if bias and bias.operands[1].name in varying:
+        return "its bias depends on an input"
     weights = linear.operands[1].type.elements(1)
     results = norm.result.type.elements(context.batch)
     if weights > results:
         return f"{weights} weights are more than the {results} results of a batch"
     return _Match(norm, linear, bias)
-
-
-def _second(bias: Node | None) -> tuple[Value, ...]:
-    return bias.operands[1:] if bias else ()
 
 
 def _varying(graph: Graph) -> set[str]:

@@ -107,6 +107,9 @@ REFUSED = {
     "the second operand of conv2d is no matrix of weights [in, out]": CONV.replace(
         "(%x: f32[N,5,5,2])", "(%x: f32[N,5,5,2], %v: f32[3,3,2,4])"
     ).replace("conv2d(%x, %w)", "conv2d(%x, %v)"),
+    "its bias depends on an input": CONV.replace(
+        "(%x: f32[N,5,5,2])", "(%x: f32[N,5,5,2], %v: f32[4])"
+    ).replace("bias_add(%1, %b)", "bias_add(%1, %v)"),
     "the second operand of matmul is no matrix of weights [in, out]": DENSE.replace(
         "matmul(%x, %w)", "matmul(%x, %w) {transpose_b=true}"
     ).replace("f32[2,4]", "f32[4,2]"),
