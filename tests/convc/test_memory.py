@@ -49,8 +49,10 @@ def counted(graph: Graph) -> int:
     return most
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("batch", [1, 8, 128])
+@pytest.mark.parametrize(
+    ("batch", "threads"),
+    [(1, 1), (1, 4), (3, 2), (8, 2), (33, 3), (128, 1), (128, 2), (129, 16)],
+)
 @pytest.mark.parametrize("kind", STEPS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_arena_is_within_a_tenth_of_the_liveness_bound(
