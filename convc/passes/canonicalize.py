@@ -203,7 +203,7 @@ def _merge_common(graph: Graph) -> Graph:
         if node.op in _COMMUTATIVE:
             operands = tuple(sorted(operands, key=lambda v: v.name))
         key = repr((node.op, operands, sorted(node.attrs.items())))  # -0.0 is not 0
-        if node.region is None and key in first:  # case 5
+        if key in first:  # case 5
             twin = nodes[first[key]]
             table.update(zip((v.name for v in node.results), twin.results, strict=True))
             nodes[first[key]] = replace(twin, locs=merge_locs((twin, node)))

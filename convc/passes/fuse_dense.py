@@ -49,10 +49,10 @@ def fuse_dense_backward(graph: Graph, context: Context) -> Graph:
 
 
 def _is_filter_gradient(node: Node) -> bool:
-    if node.op != "matmul" or node.result.type.batched:
+    """Whether a node is x.T @ dy, a sum over the batch."""
+    if node.op != "matmul" or not node.operands[1].type.batched:
         return False
-    transposed = node.attrs["transpose_a"] and not node.attrs["transpose_b"]
-    return bool(transposed) and node.operands[1].type.batched
+    return bool(node.attrs["transpose_a"]) and not node.attrs["transpose_b"]
 
 
 FUSE_DENSE_BACKWARD = Pass(

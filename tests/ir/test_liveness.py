@@ -53,6 +53,14 @@ def test_a_result_may_take_over_what_is_read_for_the_last_time() -> None:
     assert takeovers(GRAPH) == {1: ((0, 0),), 4: ((0, 0),)}
 
 
+def test_what_is_read_by_two_names_is_taken_over_by_neither() -> None:
+    """One is a view of the other, and the body may still read it there."""
+    text = TEXT.replace("four(%c) ", "four(%c, %f) ").replace(
+        "  %d =", "  %f = reshape(%b) {shape=[N,2,2]} : f32[N,2,2]\n  %d ="
+    )
+    assert takeovers(parse(text)) == {1: ((0, 0),)}
+
+
 @pytest.mark.parametrize(("batch", "row"), [(1, 16), (3, 48)])
 def test_the_bytes_alive_at_each_launch(batch: int, row: int) -> None:
     """The input, 64 bytes of weights, and one value at a time: each takes over."""

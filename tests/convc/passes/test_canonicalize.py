@@ -181,6 +181,17 @@ CASES = {
         """,
         None,
     ),
+    "4: a dropout that keeps everything and scales it stays": (
+        """
+        graph g(%x: f32[N,4]) -> (y=%1) {
+          state %seed : i64[] = seed()
+          state %step : i64[] = zeros()
+          %m = dropout_mask(%seed, %step) {shape=[N,4], keep=1.0, stream=3} : bool[N,4]
+          %1 = apply_mask(%x, %m) {scale=2.0} : f32[N,4]
+        }
+        """,
+        None,
+    ),
     "5: common subexpressions, one after the other": (
         """
         graph g(%x: f32[N,4]) -> (y=%5, z=%4) {

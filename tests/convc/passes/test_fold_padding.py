@@ -96,6 +96,16 @@ REFUSED = {
         .replace("3,3,1]\n", "3,3,2]\n"),
         "it pads channels or images too",
     ),
+    "images": (
+        """
+        graph g(%x: f32[2,5,5,1]) -> (y=%2) {
+          param %k : f32[3,3,1,2] = zeros()
+          %1 = pad(%x) {pads=[1,0,0,0,0,0,0,0]} : f32[3,5,5,1]
+          %2 = conv2d(%1, %k) : f32[3,3,3,2]
+        }
+        """,
+        "it pads channels or images too",
+    ),
 }
 
 

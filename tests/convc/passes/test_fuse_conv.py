@@ -261,6 +261,39 @@ def test_convolutions_of_one_gradient_but_two_geometries_stay_apart() -> None:
     assert kernels(fused(FUSE_CONV_BACKWARD, text).graph) == []
 
 
+def test_gradients_of_two_dilations_stay_apart() -> None:
+    """With padding to the same size all shapes agree."""
+    text = """
+    graph g(%x: f32[N,4,4,1], %g: f32[N,4,4,2]) -> (dw=%w, dx=%i) {
+      param %k : f32[3,3,1,2] = zeros()
+      %w = conv2d_filter_grad(%x, %g) {padding=same, kernel=[3,3]} : f32[3,3,1,2]
+      %i = conv2d_input_grad(%g, %k) {padding=same, size=[4,4], dilations=[2,2]}
+        : f32[N,4,4,1]
+    }
+    """
+    assert kernels(fused(FUSE_CONV_BACKWARD, text).graph) == []
+
+
+def test_a_sum_over_other_axes_is_no_bias_gradient() -> None:
+    text = BACKWARD.replace("axes=[0,1,2]", "axes=[1,2]").replace(
+        ": f32[2]\n  %w", ": f32[N,2]\n  %w"
+    )
+    stage = fused(FUSE_CONV_BACKWARD, text)
+    assert kernels(stage.graph) == [["conv2d_filter_grad", "conv2d_input_grad"]]
+    assert tuple(map(str, stage.refusals)) == (
+        "dw: max_pool2d_grad stays outside: reduce_sum read it too",
+    )
+
+
+def test_a_kernel_takes_one_of_two_equal_sums() -> None:
+    """Before common expressions are merged; each kernel has one gradient of a kind."""
+    text = BACKWARD.replace("db=%s", "db=%s, dc=%t").replace(
+        "  %w =", "  %t = reduce_sum(%g) {axes=[0,1,2]} : f32[2]\n  %w ="
+    )
+    (ops,) = kernels(fused(FUSE_CONV_BACKWARD, text).graph)
+    assert ops.count("reduce_sum") == 1
+
+
 def test_filters_of_two_sizes_over_one_gradient_stay_apart() -> None:
     """Geometry is the filter's size too, not only strides and padding."""
     text = """

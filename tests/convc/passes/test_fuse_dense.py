@@ -80,3 +80,5 @@ def test_the_gradients_of_a_dense_layer_share_one_kernel() -> None:
     """
     (ops,) = kernels(fused(FUSE_DENSE_BACKWARD, text).graph)
     assert sorted(ops) == ["matmul", "matmul", "reduce_sum"]
+    text = text.replace("{axes=[0]} : f32[2]", "{axes=[1]} : f32[N]")  # no bias has it
+    assert kernels(fused(FUSE_DENSE_BACKWARD, text).graph) == [["matmul", "matmul"]]

@@ -28,6 +28,23 @@ def test_two_losses_of_one_network() -> None:
     assert fused(FUSE_LOSS, text).graph.stage == "fusing"
 
 
+def test_a_loss_that_is_written_twice_is_one_kernel() -> None:
+    """As it is before common expressions are merged."""
+    text = LOSS.replace("mean(%e)", "mean(%f)").replace(
+        "  %l =", "  %f = softmax_cross_entropy(%x, %labels) : f32[N]\n  %l ="
+    )
+    (ops,) = kernels(fused(FUSE_LOSS, text.replace("(loss", "(e=%e, loss")).graph)
+    assert ops.count("softmax_cross_entropy") == 2
+
+
+def test_a_sum_of_logits_is_none_of_its_business() -> None:
+    text = LOSS.replace("(loss", "(sum=%s, loss").replace(
+        "  %e =", "  %s = reduce_sum(%x) {axes=[1]} : f32[N]\n  %e ="
+    )
+    (ops,) = kernels(fused(FUSE_LOSS, text).graph)
+    assert ops.count("reduce_sum") == 1
+
+
 def test_what_the_labels_are_made_of_stays_outside() -> None:
     """As of a network that learns from its own answers, at once or by a detour."""
     text = """

@@ -44,6 +44,14 @@ def test_a_chain_of_functions(op: str) -> None:
     assert kernels(fused(FUSE_WEIGHTS, text).graph)
 
 
+def test_an_update_is_left_to_the_end() -> None:
+    text = FOLD.replace("\n}", "\n  update %v = %8\n}").replace(
+        "  %5 =", "  %8 = multiply(%3, %1) : f32[4]\n  %5 ="
+    )
+    (ops,) = kernels(fused(FUSE_WEIGHTS, text).graph)
+    assert "multiply" not in ops
+
+
 def test_what_has_a_batch_is_no_weight() -> None:
     text = """
     graph g(%x: f32[N,4]) -> (y=%2) {

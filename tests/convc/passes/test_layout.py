@@ -66,6 +66,10 @@ PLAIN = {
           %3 = multiply(%1, %z) : f32[N,2,3]
           %4 = multiply(%3, %2) : f32[N,2,3]
         }""",
+    "nothing, as nobody reads it": """
+        graph g(%x: f32[N,2,3], %z: f32[N,2,3]) -> (y=%1) {
+          %1 = exp(%z) : f32[N,2,3]
+        }""",
     "an output that is a view of it": """
         graph g(%x: f32[N,2,3]) -> (y=%1, z=%2) {
           %1 = reshape(%x) {shape=[N,6]} : f32[N,6]
