@@ -15,7 +15,7 @@ from convc.layers import batch_norm, conv2d, dense, dropout, flatten, max_pool2d
 from convc.model import Model
 from convc.networks import NETWORKS
 from convc.optimizers import SGD, Adam, Momentum
-from convc.passes.plan_memory import ALIGN, PLAN_MEMORY
+from convc.passes.plan_memory import ALIGN, PLAN_MEMORY, _Block, _place
 from convc.pipeline import LOWERING, Step
 from convc.tracing import Tensor
 
@@ -321,6 +321,26 @@ def test_elementwise_results_lie_on_their_operands() -> None:
     assert graph.arena.size == 2 * ONE
     buffers = buffers_of(graph)
     assert len({buffers[str(i)].offset for i in range(1, 11)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("blocks", "bound"),
+    [
+        # the largest first would lie where what is needed always must pass it
+        ([(5, 2, 2), (3, 0, 0), (3, 0, 0), (4, 0, 2)], 10),
+        # what is needed last must lie low, however small
+        ([(5, 4, 4), (5, 0, 1), (3, 1, 3), (4, 2, 4)], 9),
+    ],
+)
+def test_where_the_largest_first_wastes_room_another_order_serves(
+    blocks: list[tuple[int, int, int]], bound: int
+) -> None:
+    """Blocks of some lines from one launch to another, in as much as no plan beats."""
+    lines = [
+        _Block([(str(i), size * ALIGN)], first, last)
+        for i, (size, first, last) in enumerate(blocks)
+    ]
+    assert _place(lines) == bound * ALIGN
 
 
 def test_a_graph_is_planned_at_the_kernel_stage_only() -> None:
