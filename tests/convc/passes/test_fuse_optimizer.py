@@ -57,7 +57,7 @@ def test_a_counter_that_is_read_when_it_has_been_raised_stays_outside() -> None:
 
 def test_a_gradient_is_made_among_the_others_not_in_place() -> None:
     """Though what it is made of dies there, and its op could work in place."""
-    text = STEP.replace("%gp = exp(%p)", "%e = exp(%p) : f32[2]\n  %gp = negate(%e)")
+    text = STEP.replace("%gp = exp(%p)", "%e = exp(%x) : f32[2]\n  %gp = negate(%e)")
     assert fused(FUSE_OPTIMIZER, text).graph.stage == "fusing"
 
 
