@@ -362,3 +362,21 @@ def test_the_training_step_of_the_mnist_network_is_under_600_lines() -> None:
     """A file a person can read from the first line to the last."""
     program = Model(two_conv).training_step().compile(batch=128, threads=2)
     assert len(program.source.splitlines()) < 600
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_image_that_is_not_finite_spoils_its_own_answer_only(
+    name: str, bad: float
+) -> None:
+    """And none of a later step, though the tiles of both lie in the same bytes."""
+    program = program_for(f"{name}-inference")
+    images = inputs_for(program.graph, 4)["image"]
+    clean = program(image=images)["output"]
+    spoilt = images.copy()
+    spoilt[1, 13, 14, 0] = bad
+    found = program(image=spoilt)["output"]
+    assert not np.isfinite(found[1]).any()
+    others = [0, 2, 3]
+    assert np.array_equal(found[others], clean[others])
+    assert np.array_equal(program(image=images)["output"], clean)
