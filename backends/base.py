@@ -119,7 +119,7 @@ class Backend(Protocol):
         """
         ...
 
-    def check_schedule(self, kernel: Node, threads: int) -> None:
+    def check_schedule(self, kernel: Node, batch: int, threads: int) -> None:
         """CompileError when the target cannot run the kernel as it is scheduled."""
         ...
 

@@ -142,12 +142,12 @@ def batch_of(graph: Graph) -> int | None:
     return max((n for n in found if isinstance(n, int)), default=None)
 
 
-def check_schedules(graph: Graph, backend: Backend, threads: int) -> None:
+def check_schedules(graph: Graph, backend: Backend, batch: int, threads: int) -> None:
     """CompileError, with the rule, if a kernel cannot run as it is scheduled."""
     for node in graph.nodes:
         planned = graph.stage == "planned" and node.region is not None
         if planned or node.schedule is not None:
-            backend.check_schedule(node, threads)
+            backend.check_schedule(node, batch, threads)
 
 
 def random_inputs(graph: Graph, images: int, seed: int = 0) -> dict[str, Array]:

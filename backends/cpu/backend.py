@@ -47,7 +47,7 @@ class NumpyBackend:
             found.append(Candidate(schedule, cost, ties))
         return tuple(sorted(found, key=lambda c: c.cost.seconds))
 
-    def check_schedule(self, kernel: Node, threads: int) -> None:
+    def check_schedule(self, kernel: Node, batch: int, threads: int) -> None:
         """CompileError when the kernel cannot run as it is scheduled."""
         bound = Kernel(kernel, threads)
         known = {s["algorithm"]: s for s in emitter_for(bound).schedules(bound, 1)}
@@ -65,6 +65,7 @@ class NumpyBackend:
             )
         for key in set(wanted) - {"algorithm"}:
             bound.integer(key)
+        bound.check_batch(batch)
         emitter_for(bound).check(bound)
 
     def scratch(self, kernel: Node, threads: int) -> tuple[Scratch, ...]:

@@ -197,6 +197,15 @@ class Kernel:
             )
         return value
 
+    def check_batch(self, batch: int) -> None:
+        """CompileError if the schedule is for fewer images than the program."""
+        planned = self.schedule.get("batch", batch)
+        if not isinstance(planned, int) or planned < batch:
+            raise CompileError(
+                f"kernel {self.node.attrs['name']}: its schedule is for {planned} "
+                f"images, the program for {batch}; choose its schedule again"
+            )
+
     def refusal(self, reason: str) -> CompileError:
         """An error that says why this kernel cannot be emitted as it is."""
         ops = ", ".join(n.op for n in self.ops)

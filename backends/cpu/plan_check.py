@@ -33,7 +33,7 @@ def check_plan(graph: Graph, arena: Arena, kernels: Sequence[Kernel]) -> None:
     for kernel in kernels:
         _check_orders(kernel)
         _check_readers(kernel)
-        _check_batch(kernel, arena.batch)
+        kernel.check_batch(arena.batch)
         _check_scratch(kernel)
         _check_in_place(kernel)
         for group in flat_groups(kernel.node):
@@ -68,14 +68,6 @@ def _check_readers(kernel: Kernel) -> None:
                 f"nothing reads {node.results[0]}, the result of its {node.op}; yield "
                 "it, or leave the op out",
             )
-
-
-def _check_batch(kernel: Kernel, batch: int) -> None:
-    planned = kernel.schedule.get("batch", batch)
-    if not isinstance(planned, int) or planned < batch:
-        raise _misplanned(
-            kernel, f"its schedule is for {planned} images, the program for {batch}"
-        )
 
 
 def _check_scratch(kernel: Kernel) -> None:

@@ -132,8 +132,8 @@ def _settings(graph: Graph, file: Path, settings: dict[str, Any]) -> dict[str, A
                 )
         settings["threads"] = plan.threads
     threads = settings["threads"] or default_threads()
-    check_schedules(graph, backend_named(settings["backend"]), threads)
     batch = settings["batch"] or batch_of(graph) or 128
+    check_schedules(graph, backend_named(settings["backend"]), batch, threads)
     return {**settings, "batch": batch, "threads": threads}
 
 

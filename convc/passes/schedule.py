@@ -47,7 +47,7 @@ def _scheduled(node: Node, context: Context, ties: bool) -> Node:
             ranked = _smallest_first(node, found, barred, context)
             made = _first(node, ranked, barred, "predicted", context)
             origin = "cost model"
-    context.backend.check_schedule(made, context.threads)
+    context.backend.check_schedule(made, context.batch, context.threads)
     context.choices.append(Choice(node.name, origin, entry))
     return made
 
@@ -81,7 +81,7 @@ def _as_measured(
     if made.schedule is None:
         return node
     try:
-        context.backend.check_schedule(made, context.threads)
+        context.backend.check_schedule(made, context.batch, context.threads)
     except CompileError as error:
         context.refuse(
             node,

@@ -86,7 +86,10 @@ def test_a_measurement_for_another_target_is_none(tmp_path: Path) -> None:
     assert stage.refusals == ()
 
 
-@pytest.mark.parametrize("schedule", [{"algorithm": "gone"}, {**OTHER, "batch": 0}])
+@pytest.mark.parametrize(
+    "schedule",
+    [{"algorithm": "gone"}, *({**OTHER, "batch": n} for n in (0, BATCH - 1))],
+)
 def test_a_measured_schedule_that_does_not_fit_is_refused_with_the_reason(
     tmp_path: Path, schedule: Attrs
 ) -> None:
