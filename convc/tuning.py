@@ -22,7 +22,7 @@ from convc.ir.rounding import Bounds, bounded
 from convc.lockfile import Entry, Key, Measured, key_of
 from convc.passes.manager import Context, Pass, run_passes
 from convc.passes.samples import BATCH, State, fewest_classes, sample
-from convc.passes.schedule import CHOOSE_SCHEDULE, depends_on_ties
+from convc.passes.schedule import CHOOSE_SCHEDULE, depends_on_ties, preferred
 from convc.pipeline import Step, default_threads
 from convc.program import Program
 
@@ -36,7 +36,7 @@ class Task:
     """One kernel to tune, as often as a program has it.
 
     ``graph`` holds it alone, without a schedule; ``passes`` lead from there to a
-    planned graph; ``candidates`` are all there are, best prediction first.
+    planned graph; ``candidates`` are all there are, the cost model's choice first.
     """
 
     graph: Graph
@@ -86,7 +86,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The trials of a kernel, best prediction first; ``known`` from the lockfile."""
+    """The trials of a kernel, the cost model's choice first.
+
+    ``known`` says that they come from the lockfile.
+    """
 
     task: Task
     trials: tuple[Trial, ...]
@@ -142,8 +145,8 @@ def tasks_of(
         every = context.backend.candidates(node, batch, context.threads)
         found = tuple(c for c in every if c.keeps_ties or not ties)
         if len(found) > 1:
-            made = alone(graph, node)
-            tasks[key] = Task(made, key, found, context, step.passes[at:])
+            made, ranked = alone(graph, node), preferred(node, found, context)
+            tasks[key] = Task(made, key, ranked, context, step.passes[at:])
         single += len(found) == 1
     return list(tasks.values()), single
 

@@ -33,6 +33,24 @@ def depends_on_ties(graph: Graph) -> bool:
     return any(n.op == "max_pool2d_grad" for body in bodies for n in body)
 
 
+def preferred(
+    node: Node, candidates: Sequence[Candidate], context: Context
+) -> tuple[Candidate, ...]:
+    """Candidates as predicted, but of the NEAR best the one with least scratch first.
+
+    The first is what the cost model chooses.
+    """
+
+    def scratch(candidate: Candidate) -> int:
+        made = replace(node, schedule=candidate.schedule)
+        needed = context.backend.scratch(made, context.threads)
+        return sum(item.nbytes for item in needed)
+
+    limit = NEAR * candidates[0].cost.seconds
+    best = min((c for c in candidates if c.cost.seconds <= limit), key=scratch)
+    return (best, *(c for c in candidates if c is not best))
+
+
 def _scheduled(node: Node, context: Context, ties: bool) -> Node:
     """The kernel with its schedule, and a note where that comes from."""
     key = key_of(node, context.batch, context.backend.target(context.threads))
@@ -40,36 +58,17 @@ def _scheduled(node: Node, context: Context, ties: bool) -> Node:
     made, origin = node, "given"
     if node.schedule is None:
         found = context.backend.candidates(node, context.batch, context.threads)
-        barred = [c.schedule for c in found if ties and not c.keeps_ties]
+        open_ = [c for c in found if c.keeps_ties or not ties]
+        barred = [c.schedule for c in found if c not in open_]
         if entry is not None:
             made, origin = _as_measured(node, entry, barred, context), "lockfile"
         if made.schedule is None:
-            ranked = _smallest_first(node, found, barred, context)
-            made = _first(node, ranked, barred, "predicted", context)
-            origin = "cost model"
+            _refuse_ties(node, found[0].schedule, barred, "predicted", context)
+            best = preferred(node, open_, context)[0]
+            made, origin = replace(node, schedule=best.schedule), "cost model"
     context.backend.check_schedule(made, context.batch, context.threads)
     context.choices.append(Choice(node.name, origin, entry))
     return made
-
-
-def _smallest_first(
-    node: Node, found: Sequence[Candidate], barred: list[Attrs], context: Context
-) -> list[Attrs]:
-    """The schedules as predicted, but of the NEAR best the one with least scratch."""
-
-    def scratch(schedule: Attrs) -> int:
-        made = replace(node, schedule=schedule)
-        needed = context.backend.scratch(made, context.threads)
-        return sum(item.nbytes for item in needed)
-
-    open_ = [c for c in found if c.schedule not in barred]
-    if not open_:
-        return [c.schedule for c in found]
-    limit = NEAR * open_[0].cost.seconds
-    best = min((c.schedule for c in open_ if c.cost.seconds <= limit), key=scratch)
-    before = found.index(open_[0])
-    rest = [c.schedule for c in found[before:] if c.schedule != best]
-    return [*(c.schedule for c in found[:before]), best, *rest]
 
 
 def _as_measured(
@@ -77,9 +76,11 @@ def _as_measured(
 ) -> Node:
     """The kernel with the fastest schedule, or as it is if the target refuses that."""
     ranked = [m.schedule for m in entry.measured]
-    made = _first(node, ranked, barred, "measured", context)
-    if made.schedule is None:
+    _refuse_ties(node, ranked[0], barred, "measured", context)
+    best = next((s for s in ranked if s not in barred), None)
+    if best is None:
         return node
+    made = replace(node, schedule=best)
     try:
         context.backend.check_schedule(made, context.batch, context.threads)
     except CompileError as error:
@@ -93,19 +94,17 @@ def _as_measured(
     return made
 
 
-def _first(
-    node: Node, ranked: list[Attrs], barred: list[Attrs], how: str, context: Context
-) -> Node:
-    """The kernel with the best schedule that is not barred, as it is if all are."""
-    if ranked[0] in barred:
+def _refuse_ties(
+    node: Node, best: Attrs, barred: list[Attrs], how: str, context: Context
+) -> None:
+    """Say so where the best schedule is barred."""
+    if best in barred:
         context.refuse(
             node,
-            f"{ranked[0].get('algorithm')} is {how} to be faster, but may break ties "
+            f"{best.get('algorithm')} is {how} to be faster, but may break ties "
             "on which gradients depend",
             str(node.attrs["name"]),
         )
-    best = next((s for s in ranked if s not in barred), None)
-    return replace(node, schedule=best)
 
 
 CHOOSE_SCHEDULE = Pass("choose-schedule", choose_schedule, ("kernel",))

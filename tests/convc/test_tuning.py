@@ -12,6 +12,7 @@ from convc import tuning
 from convc.backends.cpu.dense import Dense
 from convc.backends.cpu.kernel import Kernel, Writer
 from convc.lockfile import Entry, Measured
+from convc.networks import two_conv
 from convc.program import Program
 from convc.tuning import Outcome, Task, alone, measure, recalled, tasks_of, tune
 
@@ -77,6 +78,18 @@ def test_the_best_of_every_algorithm_is_among_those_tried() -> None:
         assert tried[:top] == task.candidates[:top]
         assert {c.schedule["algorithm"] for c in tried} == algorithms
     assert task.best(100) == task.candidates
+
+
+def test_the_first_candidate_is_what_the_compiler_takes() -> None:
+    """Also where it is not the best prediction, but needs less memory."""
+    step = cc.Model(two_conv).inference()
+    graph = step.compile(batch=64, threads=1).graph
+    chosen = {n.attrs["name"]: n.schedule for n in graph.nodes if n.region is not None}
+    found, _ = tasks_of(step, "numpy", 64, 1)
+    assert [t.candidates[0].schedule for t in found] == [chosen[t.name] for t in found]
+    assert any(
+        t.candidates[0].cost.seconds > t.candidates[1].cost.seconds for t in found
+    )
 
 
 def test_a_kernel_alone_reads_and_updates_what_it_did() -> None:
