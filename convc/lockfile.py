@@ -19,6 +19,7 @@ take turns at a file lock, read, merge, and rename a whole new file over the old
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import secrets
@@ -233,20 +234,34 @@ def update_lockfile(
     one, whole. LockfileError if it is damaged (nothing is written then) or cannot be
     written.
     """
+    new = list(entries)
+    with _only_writer(Path(path)) as real:
+        known = read_lockfile(real) if real.exists() else {}
+        if replacing:
+            known = {k: e for k, e in known.items() if k not in {n.key for n in new}}
+        _write(real, merged(known.values(), new).values())
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """LockfileError unless ``update_lockfile`` can write there; the file stays."""
+    with _only_writer(Path(path)) as real, _part(real) as part:
+        part.touch()
+
+
+@contextlib.contextmanager
+def _only_writer(path: Path) -> Iterator[Path]:
+    """Where the file really lies; nobody else writes it meanwhile."""
     from filelock import FileLock, Timeout
 
-    path, new = Path(path), list(entries)
-    if not path.parent.is_dir():
-        raise LockfileError(f"{path}: cannot be written: no folder {path.parent}")
-    guard = path.with_name(f".{path.name}.guard")
+    real = path.resolve()  # all that link to a file wait for each other
+    if not real.parent.is_dir():
+        raise LockfileError(f"{path}: cannot be written: no folder {real.parent}")
+    if real.exists() and not real.is_file():
+        raise LockfileError(f"{path}: cannot be written: it is no regular file")
+    guard = real.with_name(f".{real.name}.guard")
     try:
         with FileLock(guard, timeout=_PATIENCE):
-            known = read_lockfile(path) if path.exists() else {}
-            if replacing:
-                known = {
-                    k: e for k, e in known.items() if k not in {n.key for n in new}
-                }
-            _write(path, merged(known.values(), new).values())
+            yield real
     except Timeout:
         raise LockfileError(
             f"{path}: another process has held {guard} for {_PATIENCE:.0f} s"
@@ -255,17 +270,28 @@ def update_lockfile(
         raise LockfileError(f"{path}: cannot be written: {error}") from error
 
 
+@contextlib.contextmanager
+def _part(path: Path) -> Iterator[Path]:
+    """A new file beside ``path``, which is gone afterwards unless it was renamed."""
+    parts = f".{glob.escape(path.name)}.*.part"
+    for left in path.parent.glob(parts):  # of a writer that was killed
+        left.unlink()
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def _write(path: Path, entries: Iterable[Entry]) -> None:
     """Put a whole new file in the place of the old; only the guard's holder may."""
-    for left in path.parent.glob(f".{path.name}.*.part"):  # of a writer that was killed
-        left.unlink()
     text = "".join(f"{line}\n" for line in [HEADER, *sorted(e.line for e in entries)])
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    with part.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with _part(path) as part:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
 
 
 _chosen: ContextVar[Path | None] = ContextVar("lockfile", default=None)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from convc.lockfile import Tuned
     from convc.tuning import Outcome, Task, Trial
 
 _tune_options = options(
@@ -69,19 +68,23 @@ def tune(
     A schedule wins only if its results agree with the interpreter. Commands that
     compile read the lockfile: --lockfile, else CONVC_LOCKFILE, else ./convc.lock.
     """
-    from convc.lockfile import NAME, lockfile_path, read_lockfile, update_lockfile
-    from convc.tuning import tasks_of
+    from convc import lockfile
+    from convc.tuning import recalled, tasks_of
 
-    path = lockfile_path() or Path(NAME)
-    known = read_lockfile(path) if path.exists() and not again else {}
+    path = lockfile.lockfile_path() or Path(lockfile.NAME)
+    entries = lockfile.read_lockfile(path) if path.exists() else {}
     chosen = step_named(load_model(model, input_type), step)
     tasks, single = tasks_of(chosen, backend, batch, threads)
+    kept = {} if again else entries
+    known = [recalled(task, kept.get(task.key), top, rounds) for task in tasks]
+    if None in known:
+        lockfile.check_writable(path)
     done: list[Outcome] = []
     try:
         for outcome in _outcomes(tasks, known, top, rounds):
             done.append(outcome)
             if not outcome.known and outcome.entry is not None:
-                update_lockfile(path, [outcome.entry], replacing=again)
+                lockfile.update_lockfile(path, [outcome.entry], replacing=again)
     except KeyboardInterrupt:
         _report(done, single, path)
         left = len(tasks) - len(done)
@@ -92,9 +95,9 @@ def tune(
 
 
 def _outcomes(
-    tasks: list[Task], known: Tuned, top: int, rounds: int
+    tasks: list[Task], known: list[Outcome | None], top: int, rounds: int
 ) -> Iterator[Outcome]:
-    """Tune one kernel after the other, below a bar if stderr is a terminal."""
+    """Tune what is not known, one after the other, with a bar on a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -105,9 +108,8 @@ def _outcomes(
         console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         line = bar.add_task("", total=len(tasks))
-        for task in tasks:
+        for task, found in zip(tasks, known, strict=True):
             bar.update(line, description=task.name)
-            found = tuning.recalled(task, known.get(task.key), top, rounds)
             yield found or tuning.tune(task, top, rounds)
             bar.advance(line)
 

@@ -1,6 +1,7 @@
 """Lockfiles survive concurrent writers, kills and merges, and name what is damaged."""
 
 import itertools
+import os
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from convc.lockfile import (
     Key,
     LockfileError,
     Measured,
+    check_writable,
     key_of,
     merged,
     read_lockfile,
@@ -213,6 +215,49 @@ def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
     (tmp_path / ".y.guard").mkdir()
     with pytest.raises(LockfileError, match="cannot be written: "):
         update_lockfile(tmp_path / "y", [entry()])
+
+
+def test_the_file_behind_a_link_is_written_and_the_link_stays(tmp_path: Path) -> None:
+    """Who writes through a link waits for those who write the file itself."""
+    real, link = tmp_path / "real", tmp_path / "there" / "link"
+    link.parent.mkdir()
+    link.symlink_to(real)
+    update_lockfile(link, [entry("one")])
+    update_lockfile(real, [entry("two")])
+    assert link.is_symlink()
+    assert {k.kernel for k in read_lockfile(link)} == {"one", "two"}
+    assert [p.name for p in link.parent.iterdir()] == ["link"]
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(LockfileError, match="pipe: cannot be written: .* no regular"):
+        update_lockfile(path, [entry()])
+    assert path.is_fifo()
+
+
+def test_whether_a_file_can_be_written_is_found_out_without_writing_it(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "x"
+    check_writable(path)
+    assert not path.exists()
+    update_lockfile(path, [entry()])
+    before = path.read_bytes()
+    check_writable(path)
+    assert path.read_bytes() == before
+    assert {p.name for p in tmp_path.iterdir()} == {"x", ".x.guard"}
+    with pytest.raises(LockfileError, match="cannot be written: no folder"):
+        check_writable(tmp_path / "no" / "folder")
+
+
+def test_a_name_with_odd_letters_is_no_pattern(tmp_path: Path) -> None:
+    other = tmp_path / ".a.b.part"
+    other.touch()
+    update_lockfile(tmp_path / "[a]", [entry()])
+    update_lockfile(tmp_path / "*", [entry()])
+    assert other.exists()
 
 
 def test_a_writer_that_waits_too_long_says_for_whom(

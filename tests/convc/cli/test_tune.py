@@ -133,6 +133,18 @@ def test_a_damaged_lockfile_is_reported_before_anything_is_measured(
     assert Path("convc.lock").read_text() == "oops\n"
 
 
+def test_a_lockfile_that_cannot_be_kept_stops_before_anything_is_measured(
+    asked: list[str],
+) -> None:
+    Path("convc.lock").write_text("oops\n")
+    assert "convc.lock:1: not an entry" in tune("--again").stderr
+    Path(".other.guard").mkdir()
+    result = tune("--lockfile", "other")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: other: cannot be written: ")
+    assert asked == []
+
+
 def test_after_an_interruption_what_was_measured_is_kept(
     monkeypatch: pytest.MonkeyPatch, asked: list[str]
 ) -> None:
