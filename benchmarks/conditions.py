@@ -22,9 +22,16 @@ def conditions(*packages: str) -> dict[str, object]:
 
 def keep(path: Path, result: Mapping[str, object]) -> None:
     """Write a result as JSON and say where."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    write(path, result)
     click.echo(f"written: {path}")
+
+
+def write(path: Path, result: Mapping[str, object]) -> None:
+    """Write a result as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    part.replace(path)
 
 
 def _machine() -> dict[str, str]:
