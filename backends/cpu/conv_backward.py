@@ -253,6 +253,7 @@ def _tile_cost(plan: _Plan, m: int) -> Cost:
     """The gradient before the pool, and the products of each gradient, for m images."""
     g = plan.tiles
     pooled, rows = g.rows * g.k * g.cols * m, g.rows * g.ph
+    filters, products = g.k // g.groups, rows * g.groups
     outputs, taps = pooled * g.ph * g.pw, g.kw * g.pw * g.dilation_h
     windows = g.c * min(g.h, g.height * g.dilation_h) * g.cols * g.kw * g.pw * m
     cost = passes(pooled, 3, 1 + bool(plan.relu) + bool(plan.bias))
@@ -260,11 +261,13 @@ def _tile_cost(plan: _Plan, m: int) -> Cost:
         cost += passes(outputs, 2.5) + passes(pooled, 2)
     if plan.dw:
         cost += passes(windows / taps, 2, taps)
-        cost += gemm(g.depth, g.width * m, g.k // g.groups, rows * g.groups)
-        cost += passes(g.depth * g.k, 3, rows)
-    if plan.dx:
+        cost += gemm(g.depth, g.width * m, filters, products)
+        cost += passes(g.depth * filters, 3, products)
+    if plan.by_rows:
         cost += gemm(g.depth // g.kh, g.kh * g.k, g.width * m, rows)
         cost += passes(windows / taps / g.h, 3, taps * g.h)
-    if plan.dx and not plan.by_rows:
-        cost += passes(g.depth * g.width * m, 3, rows)
+    elif plan.dx:
+        cost += gemm(g.depth, filters, g.width * m, products)
+        cost += passes(g.depth * g.width * m, 3, products) + passes(windows, 1)
+        cost += passes(windows / taps, 3, taps)
     return cost

@@ -60,14 +60,18 @@ class ShiftedGemm(ConvAlgorithm):
         return (*found, *epilogue_scratch(plan, (rows, g.cols, g.k, m)))
 
     def cost(self, kernel: Kernel, plan: ConvPlan, m: int) -> Cost:
-        """A product for each pixel and row of taps, sums over the rows, epilogue."""
+        """A product for each pixel and row of taps, sums over the rows, epilogue.
+
+        Columns near the border have fewer taps, and calls of their own.
+        """
         g, rows = plan.tiles, kernel.integer("rows")
         blocks, pixels = g.rows / rows, g.rows * g.ph * g.width
-        sums = passes(pixels * g.k * m / blocks, 3, blocks * (g.kh - 1))
+        calls, results = blocks * len(column_taps(g)), pixels * g.k * m
+        sums = passes(results / calls, 3, calls * (g.kh - 1), 12 * results / blocks)
         done = epilogue_cost(plan, min(rows, g.rows) * g.cols * g.k * m, blocks, 1)
         depth = g.kw * g.c
         product = gemm(g.k, depth, m)
-        products = batched(product, pixels * g.kh, blocks * g.kh, g.k * depth)
+        products = batched(product, pixels * g.kh, calls * g.kh, g.k * depth)
         return total([products, sums, done])
 
     def sums_in_place(self, plan: ConvPlan) -> bool:
@@ -118,6 +122,12 @@ class ShiftedGemm(ConvAlgorithm):
         w.steps("    matmul(a, s, out=(z if begins else part)[at])")
         w("    if not begins:")
         w.steps("        add(z[at], part[at], out=z[at])")
+
+
+def column_taps(g: ConvTiles) -> set[tuple[int, int]]:
+    """The first and last tap inside the image, in a row of taps, that columns have."""
+    starts = [g.left - q * g.stride_w for q in range(g.width)]
+    return {(max(0, start), min(g.kw, g.w + start)) for start in starts}
 
 
 def first_row(g: ConvTiles) -> int | None:

@@ -8,6 +8,8 @@ from convc.backends.base import Cost
 from convc.backends.cpu.cost import gemm, passes, traffic
 from convc.backends.cpu.kernel import Kernel
 from convc.networks import two_conv
+from convc.program import Program
+from convc.tuning import tasks_of
 
 
 def test_costs_add_up() -> None:
@@ -82,3 +84,47 @@ def test_traffic_counts_operands_and_results_once() -> None:
     found = traffic(Kernel(node, 2), 16)
     assert found.nbytes == sum(v.type.nbytes(16) for v in values)
     assert found.seconds == pytest.approx(traffic(Kernel(node, 1), 16).seconds / 2)
+
+
+CONVOLUTIONS = {
+    "plain": {},
+    "strided": {"strides": 2},
+    "dilated": {"dilation_rate": 2},
+    "depthwise": {"groups": 8},
+    "strided and grouped": {"strides": 2, "groups": 4},
+}
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_a_cost_counts_the_calls_that_the_code_makes(case: str) -> None:
+    """But for zeros at borders, and a few that every tile needs."""
+
+    def net(image: cc.Tensor) -> cc.Tensor:
+        x = cc.conv2d(image, 8, 3, padding="same", activation="relu")
+        x = cc.conv2d(x, 8, 3, padding="same", name="b", **CONVOLUTIONS[case])
+        return cc.dense(cc.flatten(cc.max_pool2d(cc.relu(x), 2)), 10)
+
+    step = cc.Model(net, image="f32[N,16,16,4]").training_step()
+    tasks = [t for t in tasks_of(step, "numpy", 64, 2)[0] if "conv2d" in t.key.kernel]
+    assert len(tasks) == 4
+    for task in tasks:
+        for candidate in task.candidates:
+            real = calls_of(task.program(candidate))
+            assert 0.75 * real <= candidate.cost.calls <= real, candidate.schedule
+
+
+def calls_of(program: Program) -> int:
+    """NumPy calls of a worker, without those that only write zeros at borders."""
+    inside = {
+        "fill_windows": lambda copies: copies,
+        "fold_windows": lambda copies: copies,
+        "pool": lambda taps: taps - 1,
+        "pool_argmax": lambda taps: 4 * taps - 5,
+    }
+    found = 0
+    for kernel in program._functions:
+        for step in kernel(program._emitted.memory, program.batch, 0):
+            name = getattr(getattr(step, "func", None), "__name__", "")
+            parts = len(step.args[0]) if name in inside else 0
+            found += inside[name](parts) if parts else 1
+    return found
