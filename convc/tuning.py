@@ -19,6 +19,7 @@ from convc.ir.graph import Attrs, Graph, Node
 from convc.ir.interpreter import Result, interpret
 from convc.ir.ops.base import Array
 from convc.ir.rounding import Bounds, bounded
+from convc.ir.rounding_winograd import tile_of
 from convc.lockfile import Entry, Key, Measured, key_of
 from convc.passes.manager import Context, Pass, run_passes
 from convc.passes.samples import BATCH, State, fewest_classes, sample
@@ -235,18 +236,25 @@ class Reference:
 class Oracle:
     """What the results of one kernel must be, and how far off they may be.
 
-    The bounds depend on the schedule where its algebra is another than the kernel's.
+    The bounds depend on the schedule where its algebra is another than the kernel's;
+    candidates of one algebra share them.
     """
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._result: Result | None = None
+        self._known: dict[int | None, list[Reference]] = {}
 
     def references(self, schedule: Attrs) -> list[Reference]:
         """A batch of whole numbers, and a few images of whole and of real numbers.
 
         The batch comes first: what it leaves in memory the others must not see.
         """
+        tile = tile_of(schedule)
+        if tile not in self._known:
+            self._known[tile] = self._made(schedule)
+        return self._known[tile]
+
+    def _made(self, schedule: Attrs) -> list[Reference]:
         node = replace(self._task.kernel, schedule=schedule)
         graph = replace(self._task.graph, nodes=(node,))
         batch = self._task.context.batch
@@ -259,11 +267,10 @@ class Oracle:
 
     def _exact(self, batch: int) -> Reference:
         """The interpreter's results on whole numbers that nothing rounds."""
-        inputs, parameters = _data(self._task.graph, batch, whole=True)
-        if self._result is None:
-            graph = self._task.graph
-            self._result = interpret(graph, inputs, parameters, float64=True)
-        outputs, updates = self._result.outputs, self._result.updates
+        graph = self._task.graph
+        inputs, parameters = _data(graph, batch, whole=True)
+        result = interpret(graph, inputs, parameters, float64=True)
+        outputs, updates = result.outputs, result.updates
         bounds = Bounds(outputs, updates, _zeros(outputs), _zeros(updates))
         return Reference(inputs, parameters, bounds)
 

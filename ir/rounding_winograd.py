@@ -16,15 +16,26 @@ from convc.ir.rounding_base import Outcome, Site, Sum, grid_of
 from convc.ir.winograd import Matrix, most_roundings, transform
 
 
+def tile_of(schedule: Attrs) -> int | None:
+    """The m of the tiles that a schedule asks for, None if it asks for none.
+
+    Nothing else in a schedule changes how a kernel's results may round.
+    """
+    if schedule.get("algorithm") != "winograd":
+        return None
+    (m,) = ints(schedule["m"])
+    return m
+
+
 def scheduled(site: Site, outcome: Outcome, schedule: Attrs) -> Outcome:
     """``outcome``, but for the convolution of a kernel with algorithm winograd.
 
     What errors of the operands do to the result is the same, as the algebra is.
     """
-    if schedule.get("algorithm") != "winograd" or site.node.op != "conv2d":
+    m = tile_of(schedule)
+    if m is None or site.node.op != "conv2d":
         return outcome
     assert isinstance(outcome, Sum)
-    (m,) = ints(schedule["m"])
     w = site.args[1].size
     t, channels = transform(m, w.shape[0]), w.shape[2]
     grids = [

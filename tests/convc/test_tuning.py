@@ -14,7 +14,16 @@ from convc.backends.cpu.kernel import Kernel, Writer
 from convc.lockfile import Entry, Measured
 from convc.networks import two_conv
 from convc.program import Program
-from convc.tuning import Outcome, Task, alone, measure, recalled, tasks_of, tune
+from convc.tuning import (
+    Oracle,
+    Outcome,
+    Task,
+    alone,
+    measure,
+    recalled,
+    tasks_of,
+    tune,
+)
 
 BATCH = 8
 
@@ -173,6 +182,22 @@ def test_every_candidate_of_a_training_step_is_right() -> None:
     for task in tasks(training=True).values():
         outcome = tune(task, top=100, rounds=1)
         assert [t.fault for t in outcome.trials] == [""] * len(task.candidates)
+
+
+def test_candidates_of_one_algebra_are_held_against_the_same_references() -> None:
+    def wide(image: cc.Tensor) -> cc.Tensor:
+        return cc.conv2d(image, 64, 3, padding="same", name="wide")
+
+    step = cc.Model(wide, image="f32[N,6,6,64]").inference()
+    ((task,), _) = tasks_of(step, "numpy", BATCH, 1)
+    oracle, seen = Oracle(task), {}
+    for candidate in task.candidates:
+        tiled = candidate.schedule["algorithm"] == "winograd"
+        found = oracle.references(candidate.schedule)
+        assert seen.setdefault(tiled, found) is found
+    assert seen[True] is not seen[False]
+    (one,), (other,) = (seen[t][-1].bounds.output_bounds.values() for t in seen)
+    assert (one != other).any()
 
 
 # -- the choice
