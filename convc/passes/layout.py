@@ -18,8 +18,7 @@ def choose_layout(graph: Graph, context: Context) -> Graph:
     given, first = _read_as_given(graph, context), list[Node]()
     for value in graph.inputs:
         stored = context.backend.layout(value.type)
-        read = any(value in n.operands for n in graph.nodes)
-        if stored != value.type and read and value.name not in given:
+        if stored != value.type and value.name not in given:
             target = table[value.name] = Value(f"{value.name}.stored", stored)
             make = _view if context.batch == 1 else _copy_kernel
             first.append(make(value, target))
@@ -30,7 +29,7 @@ def choose_layout(graph: Graph, context: Context) -> Graph:
 
 
 def _read_as_given(graph: Graph, context: Context) -> set[str]:
-    """Names of inputs that all their readers take batch first, and of their views."""
+    """Names of inputs that all readers, if any, take batch first, and their views."""
     found, users = set[str](), graph.users()
     for value in graph.inputs:
         aliases = _aliases(value, users)
