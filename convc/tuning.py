@@ -22,7 +22,7 @@ from convc.ir.rounding import Bounds, bounded
 from convc.ir.rounding_winograd import tile_of
 from convc.lockfile import Entry, Key, Measured, key_of
 from convc.passes.manager import Context, Pass, run_passes
-from convc.passes.samples import BATCH, State, fewest_classes, sample
+from convc.passes.samples import BATCH, Samples, State
 from convc.passes.schedule import CHOOSE_SCHEDULE, depends_on_ties, preferred
 from convc.pipeline import Step, default_threads
 from convc.program import Program
@@ -268,7 +268,7 @@ class Oracle:
     def _exact(self, batch: int) -> Reference:
         """The interpreter's results on whole numbers that nothing rounds."""
         graph = self._task.graph
-        inputs, parameters = _data(graph, batch, whole=True)
+        inputs, parameters = Samples(batch=batch).of(graph)
         result = interpret(graph, inputs, parameters, float64=True)
         outputs, updates = result.outputs, result.updates
         bounds = Bounds(outputs, updates, _zeros(outputs), _zeros(updates))
@@ -277,24 +277,12 @@ class Oracle:
 
 def bounded_on(graph: Graph, batch: int, whole: bool) -> Reference:
     """The interpreter's results on drawn data within derived bounds."""
-    inputs, parameters = _data(graph, batch, whole)
+    inputs, parameters = Samples(whole, batch).of(graph)
     return Reference(inputs, parameters, bounded(graph, inputs, parameters))
 
 
 def _zeros(arrays: Mapping[str, Array]) -> State:
     return {name: np.zeros(array.shape) for name, array in arrays.items()}
-
-
-def _data(graph: Graph, batch: int, whole: bool) -> tuple[State, State]:
-    """Inputs and parameters; real states are positive, as variances are."""
-    classes = fewest_classes(graph)
-    inputs = {v.name: sample(v, batch, classes, whole) for v in graph.inputs}
-    parameters = {}
-    for p in graph.parameters:
-        array = sample(p.value, batch, classes, whole)
-        positive = not whole and not p.trainable
-        parameters[p.value.name] = np.abs(array) if positive else array
-    return inputs, parameters
 
 
 def measure(programs: Sequence[Program], node: str, rounds: int) -> list[float]:
@@ -308,7 +296,7 @@ def turns(programs: Sequence[Program], node: str, rounds: int) -> list[list[floa
     A turn has as many runs as make it long enough for the clock.
     """
     for program in programs:
-        inputs, parameters = _data(program.graph, program.batch, whole=False)
+        inputs, parameters = Samples(False, program.batch).of(program.graph)
         program.load(parameters)
         for name, array in inputs.items():
             program.input(name)[...] = array

@@ -83,6 +83,7 @@ def test_commands_print_what_is_shown(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CONVC_DATA", raising=False)  # the pages are written without
     shell = Shell(monkeypatch)
     for kind, block in blocks_of(page):
         named = re.match(r"# (\S+\.py)\n", block)

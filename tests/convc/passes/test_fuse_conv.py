@@ -281,7 +281,7 @@ def test_a_sum_over_other_axes_is_no_bias_gradient() -> None:
     stage = fused(FUSE_CONV_BACKWARD, text)
     assert kernels(stage.graph) == [["conv2d_filter_grad", "conv2d_input_grad"]]
     assert tuple(map(str, stage.refusals)) == (
-        "dw: max_pool2d_grad stays outside: reduce_sum read it too",
+        "dw: max_pool2d_grad stays outside: reduce_sum reads it too",
     )
 
 
