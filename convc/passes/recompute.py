@@ -158,6 +158,8 @@ def _objection(
     if saved >= LEAST:  # as it can be at best
         saved = 1 - max(kernels.alive(trial)) / max(before)
     slower = 0.0
+    if saved <= 0:
+        return "making it again would not lower the peak"
     if saved < LEAST:
         return f"making it again would save {saved:.1%} of the arena at most"
     if len(trial.nodes) > len(graph.nodes):

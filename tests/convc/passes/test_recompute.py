@@ -184,6 +184,20 @@ def test_nothing_is_made_again_from_a_parameter_that_has_changed(
     assert reason == "kept in memory: %p has its new value by then"
 
 
+def test_a_copy_that_needs_its_operands_longer_saves_nothing() -> None:
+    """What GELU's tanh reads ends with it; made again, that would have to wait too."""
+
+    def smooth(image: Tensor) -> Tensor:
+        x = cc.gelu(cc.conv2d(image, 8, 3, padding="same", name="conv1"))
+        x = cc.gelu(cc.conv2d(x, 8, 3, padding="same", name="conv2"))
+        return cc.dense(cc.flatten(x), 10, name="logits")
+
+    told = stage_of(step_of(smooth)).refusals
+    reasons = {r.reason for r in told if r.subject == "gelu_tanh"}
+    assert "kept in memory: making it again would not lower the peak" in reasons
+    assert not any("save -" in r.reason for r in told)
+
+
 def test_little_memory_is_not_worth_a_launch(
     at_any_price: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
