@@ -122,14 +122,14 @@ def _report(outcomes: list[Outcome], single: int, path: Path) -> None:
     known = sum(o.known for o in outcomes)
     wrong = [o for o in outcomes for t in o.trials if t.fault]
     click.echo(
-        f"{len(outcomes) - known} kernels measured, {known} known from {path}, "
+        f"{_kernels(len(outcomes) - known)} measured, {known} known from {path}, "
         f"{single} with one schedule only"
     )
     if ratios:
         best = sum(ratio == 1 for ratio in ratios)
         click.echo(
-            f"the cost model's choice is the fastest of {best} of {len(ratios)} "
-            f"kernels, at worst {max(ratios):.2f} times the fastest"
+            f"the cost model's choice is the fastest of {best} of "
+            f"{_kernels(len(ratios))}, at worst {max(ratios):.2f} times the fastest"
         )
     if wrong:
         click.echo(
@@ -183,3 +183,7 @@ def _remark(outcome: Outcome, trial: Trial) -> str:
 
 def _milliseconds(seconds: float) -> str:
     return f"{1e3 * seconds:.3f} ms"
+
+
+def _kernels(count: int) -> str:
+    return f"{count} kernel" if count == 1 else f"{count} kernels"

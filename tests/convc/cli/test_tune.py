@@ -159,7 +159,7 @@ def test_after_an_interruption_what_was_measured_is_kept(
     result = tune()
     assert result.exit_code == 130
     assert "interrupted; 1 of 2 kernels were not measured" in result.stderr
-    assert "1 kernels measured" in result.stdout
+    assert "1 kernel measured" in result.stdout
     assert len(read_lockfile("convc.lock")) == 1
 
 
