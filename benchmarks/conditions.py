@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from convc.files import write_atomically
+
 
 def conditions(*packages: str) -> dict[str, object]:
     """The command, the machine and the installed versions of ``packages``."""
@@ -29,9 +31,7 @@ def keep(path: Path, result: Mapping[str, object]) -> None:
 def write(path: Path, result: Mapping[str, object]) -> None:
     """Write a result as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    part.replace(path)
+    write_atomically(path, (json.dumps(result, indent=2) + "\n").encode("utf-8"))
 
 
 def _machine() -> dict[str, str]:

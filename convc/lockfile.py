@@ -22,13 +22,13 @@ import contextlib
 import glob
 import json
 import os
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from convc.files import part_of, write_atomically
 from convc.ir.errors import ConvcError
 from convc.ir.graph import Attr, Attrs, Node, Value, substitute
 from convc.ir.printer import node_lines
@@ -244,7 +244,7 @@ def update_lockfile(
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """LockfileError unless ``update_lockfile`` can write there; the file stays."""
-    with _only_writer(Path(path)) as real, _part(real) as part:
+    with _only_writer(Path(path)) as real, part_of(real) as part:
         part.touch()
 
 
@@ -261,6 +261,8 @@ def _only_writer(path: Path) -> Iterator[Path]:
     guard = real.with_name(f".{real.name}.guard")
     try:
         with FileLock(guard, timeout=_PATIENCE):
+            for left in real.parent.glob(f".{glob.escape(real.name)}.*.part"):
+                left.unlink()  # of a writer that was killed
             yield real
     except Timeout:
         raise LockfileError(
@@ -270,28 +272,10 @@ def _only_writer(path: Path) -> Iterator[Path]:
         raise LockfileError(f"{path}: cannot be written: {error}") from error
 
 
-@contextlib.contextmanager
-def _part(path: Path) -> Iterator[Path]:
-    """A new file beside ``path``, which is gone afterwards unless it was renamed."""
-    parts = f".{glob.escape(path.name)}.*.part"
-    for left in path.parent.glob(parts):  # of a writer that was killed
-        left.unlink()
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        yield part
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _write(path: Path, entries: Iterable[Entry]) -> None:
     """Put a whole new file in the place of the old; only the guard's holder may."""
     text = "".join(f"{line}\n" for line in [HEADER, *sorted(e.line for e in entries)])
-    with _part(path) as part:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+    write_atomically(path, text.encode("utf-8"))
 
 
 _chosen: ContextVar[Path | None] = ContextVar("lockfile", default=None)

@@ -158,7 +158,7 @@ def _peaks(entry: dict[str, Any]) -> Peaks:
 
 
 def _keep(file: Path, kept: dict[str, Peaks]) -> None:
-    from convc.runtime.checkpoint import write_atomically
+    from convc.files import write_atomically
 
     peaks = {key: asdict(entry) for key, entry in kept.items()}
     text = json.dumps({"format": FORMAT, "peaks": peaks}, indent=1) + "\n"

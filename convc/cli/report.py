@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 from time import perf_counter
 
@@ -96,10 +95,9 @@ def _place(path: Path) -> Path:
 
 def _write(place: Path, text: str) -> None:
     """Put a file in its place, whole; CompileError if it cannot be written."""
-    part = place.with_name(f".{secrets.token_hex(4)}.part")
+    from convc.files import write_atomically
+
     try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        part.replace(place)
+        write_atomically(place, text.encode("utf-8"))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise CompileError(f"{place}: cannot be written: {error.strerror}") from error

@@ -187,7 +187,7 @@ def _weights(path: Path | None, program: Program) -> dict[str, Array]:
 
 
 def _write(path: Path, source: str) -> None:
-    from convc.runtime.checkpoint import write_atomically
+    from convc.files import write_atomically
 
     try:
         write_atomically(path, source.encode())

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import queue
-import secrets
 import sys
 import threading
 import time
@@ -32,6 +31,7 @@ from convc.data.batches import Dataset, Labels, Splits, unit_images
 from convc.data.cache import user_cache
 from convc.data.digits import load_digits
 from convc.data.idx import DataError, read_idx
+from convc.files import part_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -250,8 +250,7 @@ def _fetch(mirror: str, name: str, cache: Path) -> None:
     """Bring one file into the cache, whole and proved, or leave the cache as it is."""
     cache.mkdir(parents=True, exist_ok=True)
     url = f"{mirror}{name}.gz"
-    part = cache / f".{name}.{secrets.token_hex(4)}.part"
-    try:
+    with part_of(cache / name) as part:
         with part.open("xb") as file:
             _transfer(url, file, name)
             file.flush()
@@ -261,8 +260,6 @@ def _fetch(mirror: str, name: str, cache: Path) -> None:
         except DataError as error:
             raise DataError(f"{url}: what came is not the file: {error}") from error
         part.replace(cache / f"{name}.gz")
-    finally:
-        part.unlink(missing_ok=True)
     # A damaged plain file would be found before the good gzipped one.
     (cache / name).unlink(missing_ok=True)
 

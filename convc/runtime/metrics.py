@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
+from convc.files import write_atomically
 from convc.ir.errors import ConvcError
-from convc.runtime.checkpoint import write_atomically
 
 FILE_NAME = "metrics.jsonl"
 

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -78,13 +77,12 @@ def test_a_folder_that_may_not_be_written_to_is_said(
 def test_a_disk_that_is_full_leaves_the_old_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(part: Path, *_: Any, **__: Any) -> None:
-        part.touch()
+    def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     page = tmp_path / "report.html"
     page.write_bytes(b"old")
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     result = convc("report", "strided", "-o", page, "--no-measure", *SMALL)
     assert (
         result.output == f"error: {page}: cannot be written: No space left on device\n"
