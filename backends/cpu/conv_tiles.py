@@ -125,7 +125,7 @@ def conv_tiles(kernel: Kernel, conv: Node, pool: Node | None) -> ConvTiles:
         pooled = pool_axes(pool.op, (rows, cols), pool.attrs)
         if any(a.stride != a.kernel for a in pooled):
             raise kernel.refusal("windows of the pool overlap or leave gaps")
-        if any(a.before or a.out * a.kernel > a.size for a in pooled):
+        if any(a.padded for a in pooled):
             raise kernel.refusal("windows of the pool reach into its padding")
         rows, cols = (a.out for a in pooled)
     return ConvTiles(

@@ -19,7 +19,7 @@ def _tiles_evenly(graph: Graph, node: Node, value: Value) -> str | None:
     large = node.result if node.op == "max_pool2d_grad" else node.operands[0]
     axes = pool_axes(node.op, large.type.bind(1)[1:3], node.attrs)
     for number, axis in enumerate(axes, 1):
-        if axis.before or axis.out * axis.kernel > axis.size:
+        if axis.padded:
             return f"its windows reach into the padding of axis {number}"
     return None
 

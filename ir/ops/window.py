@@ -33,6 +33,12 @@ class Axis:
         """Input elements from a window's first tap to its last."""
         return self.dilation * (self.kernel - 1) + 1
 
+    @property
+    def padded(self) -> bool:
+        """Whether a window holds any of the padding."""
+        last = (self.out - 1) * self.stride + self.reach - self.before
+        return self.before > 0 or last > self.size
+
 
 def resolve_axis(
     op: str, size: int, kernel: int, stride: int, dilation: int, padding: Attr

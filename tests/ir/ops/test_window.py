@@ -25,6 +25,8 @@ def test_as_many_windows_as_fit_are_counted(
         return
     axis = resolve_axis("op", size, kernel, stride, dilation, (before, after))
     assert (axis.out, axis.reach) == (len(starts), reach)
+    read = {start - before + at for start in starts for at in range(reach)}
+    assert axis.padded == (not read <= {*range(size)})
 
 
 @given(SIZES, KERNELS, STEPS, STEPS)
