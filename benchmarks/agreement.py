@@ -52,8 +52,7 @@ def share(error: np.ndarray, bound: np.ndarray) -> float:
 
 def mask_of(graph: Graph, state: dict[str, np.ndarray], batch: int) -> np.ndarray:
     """The dropout mask [batch,1024] that the step draws."""
-    nodes = [n for k in graph.nodes for n in (k.region.nodes if k.region else ())]
-    mask = next(n for n in nodes if n.op == "dropout_mask")
+    mask = next(n for n in graph.ops() if n.op == "dropout_mask")
     seed, stream, keep = (
         state["training/seed"],
         mask.attrs["stream"],

@@ -145,6 +145,11 @@ class Graph:
         for node in self.nodes:
             yield from node.results
 
+    def ops(self) -> Iterator[Node]:
+        """Every op in order, those in kernels in the place of their kernel."""
+        for node in self.nodes:
+            yield from node.region.nodes if node.region else (node,)
+
     def producers(self) -> dict[str, Node]:
         """The node that defines each value, by the value's name."""
         return {v.name: node for node in self.nodes for v in node.results}

@@ -1,12 +1,11 @@
 """Small data for running a graph: whole numbers, or real ones as networks have."""
 
-from collections.abc import Iterator
 from math import prod, sqrt
 
 import numpy as np
 
 from convc.ir import philox
-from convc.ir.graph import Graph, Node, Value
+from convc.ir.graph import Graph, Value
 from convc.ir.ops.base import Array, ints
 from convc.ir.types import DType
 
@@ -84,17 +83,11 @@ class Samples:
 
 def fewest_classes(graph: Graph) -> int:
     """The classes of the loss that has the fewest; many if there is no loss."""
-    losses = (n for n in _ops(graph) if n.op.startswith("softmax_cross_entropy"))
+    losses = (n for n in graph.ops() if n.op.startswith("softmax_cross_entropy"))
     return min((n.operands[0].type.inner[-1] for n in losses), default=MANY)
 
 
 def fewest_taps(graph: Graph) -> int:
     """The elements of the smallest window whose gradient goes to one; many if none."""
-    pools = (n for n in _ops(graph) if n.op == "max_pool2d_grad")
+    pools = (n for n in graph.ops() if n.op == "max_pool2d_grad")
     return min((prod(ints(n.attrs["window"])) for n in pools), default=MANY)
-
-
-def _ops(graph: Graph) -> Iterator[Node]:
-    """The nodes of the graph and those inside its kernels."""
-    for node in graph.nodes:
-        yield from node.region.nodes if node.region else (node,)

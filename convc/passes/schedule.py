@@ -29,8 +29,7 @@ def depends_on_ties(graph: Graph) -> bool:
     Then a schedule must keep ties, which a constant background has everywhere, unless
     the kernel was given it.
     """
-    bodies = (n.region.nodes for n in graph.nodes if n.region is not None)
-    return any(n.op == "max_pool2d_grad" for body in bodies for n in body)
+    return any(node.op == "max_pool2d_grad" for node in graph.ops())
 
 
 def preferred(

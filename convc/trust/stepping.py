@@ -101,8 +101,7 @@ def compared(program: Program) -> Iterator[Compared | Fault]:
 
 def _full(program: Program) -> int:
     """As many images of a batch as keep every value to LARGEST elements."""
-    bodies = [n.region.nodes if n.region else (n,) for n in program.graph.nodes]
-    made = [v.type for body in bodies for n in body for v in n.results]
+    made = [v.type for node in program.graph.ops() for v in node.results]
     most = max((prod(t.inner) for t in made if t.batched), default=LARGEST)
     return min(program.batch, max(IMAGES, LARGEST // most))
 

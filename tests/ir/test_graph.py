@@ -1,7 +1,7 @@
 """Graph: reading it, renaming in it, ordering it."""
 
 import pytest
-from ir_samples import TENSOR
+from ir_samples import KERNEL, TENSOR
 
 from convc.ir.graph import Loc, in_order, merge_locs, rename_uses, substitute
 from convc.ir.parser import parse
@@ -15,6 +15,12 @@ def test_values_come_in_order_of_definition() -> None:
     assert names[:3] == ["image", "labels", "conv1/kernel"]
     assert names[-1] == "7"
     assert len(names) == 2 + 4 + 10
+
+
+def test_ops_come_in_order_those_of_a_kernel_in_its_place() -> None:
+    assert list(GRAPH.ops()) == list(GRAPH.nodes)
+    found = [node.op for node in parse(KERNEL).ops()]
+    assert found == ["matmul", "relu", "reshape", "add", "negate"]
 
 
 def test_producers_and_users_are_found_by_name() -> None:
