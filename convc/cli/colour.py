@@ -144,6 +144,7 @@ def _section(kind: str, changes: list[Change]) -> Iterator[tuple[str, str]]:
 
 
 def _fused(changes: list[Change]) -> Iterator[tuple[str, str]]:
+    width = columns() - 4
     for members in _by(changes, lambda change: change.new):
         locs = dict.fromkeys(loc for change in members for loc in change.locs)
         yield f"fused into {members[0].new}{_where(locs)}", "cyan"
@@ -153,7 +154,7 @@ def _fused(changes: list[Change]) -> Iterator[tuple[str, str]]:
         glued = said.replace(" ", "\0").replace(
             ",\0", ", "
         )  # keep op and name together
-        for line in textwrap.wrap(glued, columns() - 4):
+        for line in textwrap.wrap(glued, width):
             yield f"  {line}".replace("\0", " "), ""
 
 

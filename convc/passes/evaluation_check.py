@@ -26,7 +26,8 @@ def check_evaluation(checker: Checker, before: Graph, after: Graph) -> Verdict:
     if after.updates:
         raise CompileError("an evaluation must update nothing")
     first, shared = _statistics(before)
-    nodes = tuple(n for node in before.nodes for n in _keeping(node, before))
+    makers = before.producers()
+    nodes = tuple(n for node in before.nodes for n in _keeping(node, makers))
     kept = rename_uses(replace(before, nodes=nodes, updates=()), shared)
     trained = drop_dead(kept)
     _require_averages(trained, after, first)
@@ -78,9 +79,9 @@ def _statistics(graph: Graph) -> tuple[dict[str, Value], dict[str, Value]]:
     return first, shared
 
 
-def _keeping(node: Node, graph: Graph) -> list[Node]:
+def _keeping(node: Node, makers: dict[str, Node]) -> list[Node]:
     """``node`` with dropout that keeps everything: a mask of its own, and no scale."""
-    mask = graph.producers().get(node.operands[1].name) if node.operands[1:] else None
+    mask = makers.get(node.operands[1].name) if node.operands[1:] else None
     if node.op != "apply_mask" or mask is None or mask.op != "dropout_mask":
         return [node]
     full = Value(f"{node.name}.full", mask.result.type)

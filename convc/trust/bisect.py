@@ -97,14 +97,15 @@ class Search:
 
     def _pass(self, item: Pass, trail: Trail, error: Exception) -> Finding:
         before = trail.stages[-1].graph
-        reason, node = f"{error}".split(": ", 1)[-1], None
+        said, node = f"{error}".split(": ", 1)[-1], None
+        reason = said
         if trail.rejected is not None:
             found = parting(before, trail.rejected[1])
             if found is not None:
-                node, reason = found.node, f"{found.reason}; {reason}"
+                node, reason = found.node, f"{found.reason}; {said}"
         small = self._smallest(before, node, item)
         if not item.exact and small is not None and small is not before:
-            node, reason = small.nodes[-1], f"{error}".split(": ", 1)[-1]
+            node, reason = small.nodes[-1], said
         lines = finding.PASS.format(name=item.name, **self._options())
         repro = script(small, lines, self.whole)
         op = node.op if node else ""
