@@ -9,7 +9,8 @@ from convc.backends.cpu.conv_shifted import ShiftedGemm
 from convc.backends.cpu.conv_winograd import Winograd
 from convc.backends.cpu.cost import traffic
 from convc.backends.cpu.emitter import Emitter
-from convc.backends.cpu.kernel import Kernel, Writer
+from convc.backends.cpu.kernel import Kernel
+from convc.backends.source import Writer
 from convc.ir.graph import Attrs
 
 ALGORITHMS: tuple[ConvAlgorithm, ...] = (

@@ -8,7 +8,8 @@ from typing import ClassVar
 from convc.backends.base import Cost, Scratch
 from convc.backends.cpu.conv_plan import ConvPlan
 from convc.backends.cpu.cost import MACHINE
-from convc.backends.cpu.kernel import Kernel, Writer
+from convc.backends.cpu.kernel import Kernel
+from convc.backends.source import Writer
 from convc.ir.graph import Attrs
 
 

@@ -13,7 +13,8 @@ from convc.backends.cpu.conv_algorithm import over_tiles, tile_sizes
 from convc.backends.cpu.conv_tiles import ConvTiles, conv_tiles, shifts_of
 from convc.backends.cpu.cost import gemm, passes, traffic
 from convc.backends.cpu.emitter import Emitter
-from convc.backends.cpu.kernel import Kernel, Writer
+from convc.backends.cpu.kernel import Kernel
+from convc.backends.source import Writer
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.types import DType
 

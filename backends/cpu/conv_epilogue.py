@@ -10,7 +10,8 @@ from convc.backends.base import Cost, Scratch
 from convc.backends.cpu.activation import activate
 from convc.backends.cpu.conv_plan import ConvPlan
 from convc.backends.cpu.cost import passes
-from convc.backends.cpu.kernel import Kernel, Writer
+from convc.backends.cpu.kernel import Kernel
+from convc.backends.source import Writer
 from convc.ir.types import DType
 
 

@@ -21,7 +21,8 @@ from convc.backends.cpu.conv_im2col import times
 from convc.backends.cpu.conv_plan import ConvPlan
 from convc.backends.cpu.conv_tiles import ConvTiles
 from convc.backends.cpu.cost import gemm, passes
-from convc.backends.cpu.kernel import Kernel, Writer
+from convc.backends.cpu.kernel import Kernel
+from convc.backends.source import Writer
 from convc.ir.graph import Attrs
 from convc.ir.types import DType
 

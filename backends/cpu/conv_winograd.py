@@ -31,7 +31,8 @@ from convc.backends.cpu.conv_epilogue import (
 from convc.backends.cpu.conv_plan import ConvPlan
 from convc.backends.cpu.conv_tiles import ConvTiles, shifts_of
 from convc.backends.cpu.cost import gemm, passes
-from convc.backends.cpu.kernel import Kernel, Writer
+from convc.backends.cpu.kernel import Kernel
+from convc.backends.source import Writer
 from convc.ir.errors import CompileError
 from convc.ir.graph import Attrs
 from convc.ir.types import DType

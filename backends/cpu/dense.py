@@ -6,7 +6,8 @@ from convc.backends.base import ACTIVATIONS, Cost, Scratch
 from convc.backends.cpu.activation import activate
 from convc.backends.cpu.cost import gemm, passes, traffic
 from convc.backends.cpu.emitter import Emitter
-from convc.backends.cpu.kernel import Kernel, Writer, scalar
+from convc.backends.cpu.kernel import Kernel, scalar
+from convc.backends.source import Writer
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.types import DType, TensorType
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from convc.backends.base import ACTIVATIONS, Scratch
 from convc.backends.cpu.activation import activate
 from convc.backends.cpu.emitter import Emitter
-from convc.backends.cpu.kernel import Kernel, Writer, scalar, single
+from convc.backends.cpu.kernel import Kernel, scalar, single
+from convc.backends.source import Writer
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.ops.base import number
 from convc.ir.types import DType, TensorType

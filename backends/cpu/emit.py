@@ -8,10 +8,11 @@ import textwrap
 from collections.abc import Sequence
 
 from convc.backends.base import Emitted, EmittedKernel
-from convc.backends.cpu.kernel import LINE, Kernel, Writer, comment, identifier
+from convc.backends.cpu.kernel import Kernel
 from convc.backends.cpu.plan_check import check_plan
 from convc.backends.cpu.prelude import HELPERS, SHARE, TAIL, helpers_for, memory_for
 from convc.backends.cpu.table import emitter_for
+from convc.backends.source import LINE, Writer, comment, identifier
 from convc.ir.graph import Arena, Buffer, Graph, Loc
 
 FUNCTIONS = (

@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 
 from convc.backends.base import Cost, Scratch
 from convc.backends.cpu.cost import streamed
-from convc.backends.cpu.kernel import Kernel, Writer
+from convc.backends.cpu.kernel import Kernel
+from convc.backends.source import Writer
 from convc.ir.graph import Attrs, Value
 
 

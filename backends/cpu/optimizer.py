@@ -6,7 +6,8 @@ that one loop over flat pieces updates every parameter.
 
 from convc.backends.base import OPTIMIZERS, SLOTS, Scratch
 from convc.backends.cpu.emitter import Emitter
-from convc.backends.cpu.kernel import Kernel, Writer
+from convc.backends.cpu.kernel import Kernel
+from convc.backends.source import Writer
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.ops import OPS
 from convc.ir.ops.base import number

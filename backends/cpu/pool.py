@@ -2,7 +2,8 @@
 
 from convc.backends.base import Scratch
 from convc.backends.cpu.emitter import Emitter
-from convc.backends.cpu.kernel import Kernel, Writer, single
+from convc.backends.cpu.kernel import Kernel, single
+from convc.backends.source import Writer
 from convc.ir.graph import Attrs, Node
 from convc.ir.ops.pool import pool_axes
 from convc.ir.ops.window import Axis

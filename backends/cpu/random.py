@@ -5,7 +5,8 @@ from math import prod
 from convc.backends.base import Cost, Scratch
 from convc.backends.cpu.cost import passes, streamed
 from convc.backends.cpu.emitter import Emitter
-from convc.backends.cpu.kernel import Kernel, Writer, single
+from convc.backends.cpu.kernel import Kernel, single
+from convc.backends.source import Writer
 from convc.ir import philox
 from convc.ir.graph import Attrs
 from convc.ir.ops.base import number

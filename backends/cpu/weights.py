@@ -3,7 +3,8 @@
 from convc.backends.base import Scratch
 from convc.backends.cpu.elementwise import LINES, TEMPORARY, spans_first
 from convc.backends.cpu.emitter import Emitter
-from convc.backends.cpu.kernel import Kernel, Writer
+from convc.backends.cpu.kernel import Kernel
+from convc.backends.source import Writer
 from convc.ir.graph import Attrs, Node, Value
 
 

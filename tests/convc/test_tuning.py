@@ -10,7 +10,8 @@ import pytest
 import convc as cc
 from convc import tuning
 from convc.backends.cpu.dense import Dense
-from convc.backends.cpu.kernel import Kernel, Writer
+from convc.backends.cpu.kernel import Kernel
+from convc.backends.source import Writer
 from convc.lockfile import Entry, Measured
 from convc.networks import two_conv
 from convc.program import Program

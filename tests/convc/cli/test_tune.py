@@ -8,7 +8,8 @@ from click.testing import CliRunner, Result
 
 from convc import tuning
 from convc.backends.cpu.dense import Dense
-from convc.backends.cpu.kernel import Kernel, Writer
+from convc.backends.cpu.kernel import Kernel
+from convc.backends.source import Writer
 from convc.cli import main
 from convc.lockfile import VARIABLE, read_lockfile
 from convc.program import Program
