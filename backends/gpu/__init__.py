@@ -1,0 +1,1 @@
+"""The Triton backend: a planned graph as one file of GPU kernels."""
