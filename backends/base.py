@@ -94,6 +94,8 @@ class Backend(Protocol):
     """One target. All methods are pure functions of the graph they are given."""
 
     name: str
+    redraws_masks: bool
+    """Whether each kernel draws the dropout masks it reads, instead of one for all."""
 
     def layout(self, tensor: TensorType) -> TensorType:
         """How this target stores a value of that type."""

@@ -16,6 +16,7 @@ from convc.passes.fold_batch_norm import FOLD_BATCH_NORM
 from convc.passes.fold_padding import FOLD_PADDING
 from convc.passes.fuse_conv import FUSE_CONV, FUSE_CONV_BACKWARD
 from convc.passes.fuse_dense import FUSE_DENSE, FUSE_DENSE_BACKWARD
+from convc.passes.fuse_dropout import FUSE_DROPOUT
 from convc.passes.fuse_loss import FUSE_LOSS
 from convc.passes.fuse_optimizer import FUSE_OPTIMIZER
 from convc.passes.fuse_weights import FUSE_WEIGHTS
@@ -36,6 +37,7 @@ LOWERING = (
     FUSE_LOSS,
     FUSE_OPTIMIZER,
     FUSE_WEIGHTS,
+    FUSE_DROPOUT,  # after the fusions that take in apply_mask, which reads the mask
     FORM_KERNELS,  # after all fusions: what is left stands alone
     CHOOSE_LAYOUT,  # on kernels: an input is copied at most once, not per op
     CHOOSE_SCHEDULE,  # after the layout, which decides what a tile is

@@ -1,7 +1,8 @@
 """Moves nodes into a kernel: the rewrite that all fusions share."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from string import ascii_lowercase
 
 import networkx as nx
@@ -78,21 +79,59 @@ def _constants(graph: Graph, nodes: Sequence[Node]) -> list[Node]:
     ]
 
 
+def absorb(kernel: Node, makers: Iterable[Node]) -> Node:
+    """``kernel`` with copies of the nodes that make some of its operands, at its start.
+
+    It reads what they read in the place of those operands, after the others.
+    """
+    made = list(makers)
+    names = {v.name for n in made for v in n.results}
+    read = [*kernel.operands, *(v for n in made for v in n.operands)]
+    operands = tuple(dict.fromkeys(v for v in read if v.name not in names))
+    region = kernel.region
+    assert region is not None, "only a kernel takes nodes in"
+    inputs, outer = _numbered(operands)
+    letters = map(_letters, count())
+    first = _lettered(made, outer, letters)
+    inner = {
+        i.name: outer[o.name]
+        for i, o in zip(region.inputs, kernel.operands, strict=True)
+    }
+    body = (*first, *_lettered(region.nodes, inner, letters))
+    yields = tuple(inner[v.name] for v in region.yields)
+    return replace(
+        kernel,
+        operands=operands,
+        locs=merge_locs([kernel, *made]),
+        region=Region(inputs, body, yields),
+    )
+
+
 def _region(
     nodes: Sequence[Node], operands: Sequence[Value], results: Sequence[Value]
 ) -> Region:
+    inputs, table = _numbered(operands)
+    body = _lettered(nodes, table, map(_letters, count()))
+    return Region(inputs, body, tuple(table[v.name] for v in results))
+
+
+def _numbered(operands: Sequence[Value]) -> tuple[tuple[Value, ...], dict[str, Value]]:
+    """A kernel's own inputs, and which of them stands for which operand."""
     inputs = tuple(Value(str(i), v.type.plain) for i, v in enumerate(operands))
-    table = {o.name: i for o, i in zip(operands, inputs, strict=True)}
+    return inputs, {o.name: i for o, i in zip(operands, inputs, strict=True)}
+
+
+def _lettered(
+    nodes: Iterable[Node], table: dict[str, Value], letters: Iterator[str]
+) -> tuple[Node, ...]:
+    """``nodes`` as part of a body; ``table`` learns what their results are called."""
     body = []
     for node in nodes:
         inner = substitute(node, table)
-        renamed = []
-        for value in node.results:
-            count = len(table) - len(inputs)
-            table[value.name] = Value(_letters(count), value.type.plain)
-            renamed.append(table[value.name])
-        body.append(replace(inner, results=tuple(renamed)))
-    return Region(inputs, tuple(body), tuple(table[v.name] for v in results))
+        named = {v.name: Value(next(letters), v.type.plain) for v in node.results}
+        table.update(named)
+        body.append(replace(inner, results=tuple(named.values())))
+    return tuple(body)
 
 
 def _letters(number: int) -> str:

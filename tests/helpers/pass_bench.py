@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from textwrap import dedent
 
 from convc.backends import backend_named
+from convc.backends.base import Backend
 from convc.ir.graph import Graph
 from convc.ir.ops.base import Array
 from convc.ir.parser import parse
@@ -11,9 +12,11 @@ from convc.ir.printer import print_graph
 from convc.passes.manager import Context, Pass, Stage, run_passes
 
 
-def context(batch: int = 4, threads: int = 2) -> Context:
+def context(
+    batch: int = 4, threads: int = 2, backend: Backend | None = None
+) -> Context:
     """What passes are told: the NumPy backend, four images, two threads."""
-    return Context(backend_named("numpy"), batch, threads)
+    return Context(backend or backend_named("numpy"), batch, threads)
 
 
 def graph_of(text: str) -> Graph:
@@ -21,13 +24,18 @@ def graph_of(text: str) -> Graph:
     return parse(dedent(text).lstrip("\n"))
 
 
-def stage_after(*passes: Pass, of: str | Graph, check: bool = True) -> Stage:
+def stage_after(
+    *passes: Pass,
+    of: str | Graph,
+    check: bool = True,
+    backend: Backend | None = None,
+) -> Stage:
     """The last stage when ``passes`` have run, each checked for its meaning.
 
     The stage's text is read back and must give the same graph.
     """
     graph = graph_of(of) if isinstance(of, str) else of
-    stage = run_passes(graph, passes, context(), check)[-1]
+    stage = run_passes(graph, passes, context(backend=backend), check)[-1]
     assert parse(stage.text) == stage.graph
     return stage
 
