@@ -1,15 +1,23 @@
 """Targets: each turns a planned graph into readable source. They know the IR only."""
 
+from functools import cache
+
 from convc.backends.base import Backend
 from convc.backends.cpu.backend import NumpyBackend
 from convc.ir.errors import CompileError
 
-BACKENDS: dict[str, Backend] = {"numpy": NumpyBackend()}
-"""Every backend by the name users give."""
+BACKENDS = ("numpy", "triton")
+"""Every backend by the name users give; a device may follow: ``triton:sm_90``."""
 
 
+@cache
 def backend_named(name: str) -> Backend:
     """The backend called ``name``; CompileError that lists those there are."""
-    if name not in BACKENDS:
-        raise CompileError(f"unknown backend {name!r}, known: {', '.join(BACKENDS)}")
-    return BACKENDS[name]
+    kind, _, device = name.partition(":")
+    if kind == "numpy" and not device:
+        return NumpyBackend()
+    if kind == "triton":
+        from convc.backends.gpu.backend import TritonBackend
+
+        return TritonBackend(*filter(None, [device]))
+    raise CompileError(f"unknown backend {name!r}, known: {', '.join(BACKENDS)}")

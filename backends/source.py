@@ -74,3 +74,35 @@ def comment(text: str) -> str:
 def identifier(text: str) -> str:
     """``text`` as part of a Python name: letters, digits and underscores, short."""
     return re.sub(r"[^A-Za-z0-9_]", "_", text)[:60]
+
+
+def wrapped(line: str, width: int = LINE) -> list[str]:
+    """A statement as lines no wider than may be, cut at the commas of its last call."""
+    indent = line[: len(line) - len(line.lstrip())]
+    if len(line) <= width or line.lstrip().startswith("#") or "(" not in line:
+        return [line]
+    opening = line.index("(")
+    closing = _closing(line, opening)
+    head, inside, tail = (
+        line[: opening + 1],
+        line[opening + 1 : closing],
+        line[closing:],
+    )
+    together = f"{indent}    {inside.strip()}"
+    if len(together) <= width:
+        return [head, together, indent + tail]
+    parts = split_arguments(inside)
+    if len(parts) == 1:
+        return [head, *wrapped(together, width), indent + tail]
+    lines = [row for part in parts for row in wrapped(f"{indent}    {part},", width)]
+    return [head, *lines, indent + tail]
+
+
+def _closing(line: str, opening: int) -> int:
+    """Where the bracket at ``opening`` is closed."""
+    depth = 0
+    for at in range(opening, len(line)):
+        depth += (line[at] in "([{") - (line[at] in ")]}")
+        if not depth:
+            return at
+    return len(line)

@@ -1,0 +1,140 @@
+"""A kernel node as the Triton emitters see it, and a scope that knows its body."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from convc.backends.body import Body
+from convc.backends.gpu.affine import Condition, Index
+from convc.backends.gpu.scope import Scope, dtype
+from convc.ir.errors import CompileError
+from convc.ir.graph import Node, Value
+from convc.ir.types import DType
+
+
+@dataclass(frozen=True)
+class Kernel(Body):
+    """A kernel node, and the most images of a step."""
+
+    batch: int = 1
+    backend: ClassVar[str] = "triton"
+
+    def place(self, value: Value) -> str | None:
+        """The name of the memory that holds a value of the body, if any does."""
+        outer = self.outer(value)
+        return outer.name if outer is not None else None
+
+    def maker(self, value: Value) -> Node | None:
+        """The node of the body that makes a value; None for an operand."""
+        return next((n for n in self.region.nodes if value in n.results), None)
+
+    def integer(self, key: str) -> int:
+        """An integer of the schedule, at least 1; CompileError otherwise."""
+        value = self.schedule.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise CompileError(
+                f"kernel {self.node.attrs['name']}: schedule needs a positive {key}, "
+                f"has {value!r}"
+            )
+        return value
+
+    def integers(self, key: str, count: int) -> tuple[int, ...]:
+        """``count`` integers of the schedule, each at least 1."""
+        value = self.schedule.get(key)
+        whole = isinstance(value, tuple) and all(type(v) is int for v in value)
+        if not whole or len(value) != count or min(value) < 1:  # type: ignore
+            raise CompileError(
+                f"kernel {self.node.attrs['name']}: schedule needs {count} positive "
+                f"integers as {key}, has {value!r}"
+            )
+        return value  # type: ignore[return-value]
+
+
+class Tile(Scope):
+    """A scope that computes values of a kernel's body at indices of a tile."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel.batch)
+        self.kernel = kernel
+        self.shape: dict[int, int] = {}
+        """The tile's size along each of its axes."""
+        self.frozen: set[str] = set()
+        """Names of values that an anchor makes: they are known where it made them."""
+
+    def known(self, value: Value, coords: Sequence[Index], text: str) -> None:
+        """A value's elements at these indices are ``text``, from here on."""
+        self.block.known[self._key(value, coords, ())] = text
+
+    def value(
+        self,
+        value: Value,
+        coords: Sequence[Index],
+        where: Sequence[Condition] = (),
+    ) -> str:
+        """Source for a value's elements, 16-bit floats as float32.
+
+        Only where the conditions hold is that what the graph means.
+        """
+        key = self._key(value, coords, where)
+        bare = self._key(value, coords, ())
+        for block in self.block.chain():
+            for wanted in (key, bare):
+                if wanted in block.known:
+                    return str(block.known[wanted])
+        from convc.backends.gpu.pointwise import RULES
+
+        node = self.kernel.maker(value)
+        if node is None:
+            text = self.load(value, self.place(value), coords, where)
+            name = self.let(self._called(value), text)
+        elif node.op not in RULES or value.name in self.frozen:
+            raise self.kernel.refusal(f"{node.op} is needed at more than its own tile")
+        else:
+            name = self.let(value.name, RULES[node.op](self, node, coords, where))
+        self.block.known[key] = name
+        return name
+
+    def filled(
+        self,
+        value: Value,
+        coords: Sequence[Index],
+        where: Sequence[Condition],
+        fill: str = "0.0",
+    ) -> str:
+        """A value's elements, and ``fill`` where the conditions do not hold."""
+        if not where:
+            return self.value(value, coords)
+        if self.kernel.maker(value) is None:
+            key = (*self._key(value, coords, where), fill)
+            for block in self.block.chain():
+                if key in block.known:
+                    return str(block.known[key])
+            text = self.load(value, self.place(value), coords, where, fill)
+            self.block.known[key] = self.let(self._called(value), text)
+            return str(self.block.known[key])
+        inside = self.value(value, coords, where)
+        return f"tl.where({self.both(list(where))}, {inside}, {fill})"
+
+    def place(self, value: Value) -> str:
+        """The memory of an operand."""
+        place = self.kernel.place(value)
+        if place is None:
+            raise self.kernel.refusal(f"{value} has no memory")
+        return place
+
+    def full(self, coords: Sequence[Index], number: str, kind: DType) -> str:
+        """A constant tile that varies along the axes of the coordinates."""
+        axes = frozenset().union(*(c.axes for c in coords))
+        shape = [n if a in axes else 1 for a, n in sorted(self.shape.items())]
+        dims = ", ".join(map(str, shape)) if axes else ""
+        dims += "," if axes and len(shape) == 1 else ""
+        return f"tl.full(({dims}), {number}, {dtype(kind)})"
+
+    def _called(self, value: Value) -> str:
+        place = self.place(value)
+        return place.replace("/", "_").replace(".", "_")
+
+    def _key(
+        self, value: Value, coords: Sequence[Index], where: Sequence[Condition]
+    ) -> tuple[object, ...]:
+        return (value.name, tuple(coords), tuple(where))

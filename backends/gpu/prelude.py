@@ -1,0 +1,65 @@
+"""Parts of every emitted file: helper functions, and the class that runs the step."""
+
+HELPERS = {
+    "keeps": '''
+@triton.jit
+def keeps(seed, step, stream, element, threshold):
+    """Whether dropout keeps an element: its word of Philox 4x32-10 is small enough."""
+    block = (element // 4).to(tl.uint32)
+    low = tl.zeros_like(block) + (step & 0xFFFFFFFF).to(tl.uint32)
+    high = tl.zeros_like(block) + (step >> 32).to(tl.uint32)
+    of = tl.zeros_like(block) + tl.full((), stream, tl.uint32)
+    a, b, c, d = tl.philox(seed, block, of, low, high)
+    lane = element % 4
+    word = tl.where(lane < 2, tl.where(lane == 0, a, b), tl.where(lane == 2, c, d))
+    return word < tl.full((), threshold, tl.uint32)
+''',
+    "tanh": '''
+@triton.jit
+def tanh(x):
+    """A polynomial near zero, where the quotient loses digits (Cephes, tanhf)."""
+    s = x * x
+    p = (-5.70498872745e-3 * s + 2.06390887954e-2) * s - 5.37397155531e-2
+    near = ((p * s + 1.33314422036e-1) * s - 3.33332819422e-1) * s * x + x
+    e = tl.exp(-2.0 * tl.abs(x))
+    far = tl.div_rn(1.0 - e, 1.0 + e)
+    return tl.where(tl.abs(x) < 0.625, near, tl.where(x < 0.0, -far, far))
+''',
+}
+"""Functions that kernels call, by name."""
+
+RUNNER = '''
+class Program:
+    """The step, and the memory it works in."""
+
+    def __init__(self, device="cuda"):
+        """Zeroed memory on the device."""
+        self.arena = torch.zeros(ARENA_BYTES, dtype=torch.uint8, device=device)
+        self.images = BATCH
+        self.at("!images").fill_(BATCH)
+
+    def at(self, name):
+        """What lies at a place, flat."""
+        dtype, offset, count = PLACES[name]
+        kind = getattr(torch, dtype)
+        return self.arena[offset : offset + count * kind.itemsize].view(kind)
+
+    def array(self, name, n=BATCH):
+        """A live view of an input, parameter or output, the batch first."""
+        place, shape = ARRAYS[name]
+        bound = [n if size is None else size for size in shape]
+        return self.at(place)[: torch.Size(bound).numel()].view(bound)
+
+    def launch(self, number):
+        """One launch of the step."""
+        kernel, programs, pointers, warps, stages = LAUNCHES[number]
+        kernel[(programs,)](*map(self.at, pointers), num_warps=warps, num_stages=stages)
+
+    def run(self, n=BATCH):
+        """One step on the first n images."""
+        if n != self.images:
+            self.at("!images").fill_(n)
+            self.images = n
+        for number in range(len(LAUNCHES)):
+            self.launch(number)
+'''

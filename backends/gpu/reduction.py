@@ -1,0 +1,127 @@
+"""Sums, means and variances over any axes, alone or beside a kernel's products."""
+
+from collections.abc import Sequence
+from math import prod
+
+from convc.backends.gpu.affine import Index, Symbol
+from convc.backends.gpu.contraction import (
+    Coords,
+    Part,
+    axis_symbol,
+    digits_of,
+    start_of,
+)
+from convc.backends.gpu.kernel import Kernel, Tile
+from convc.backends.gpu.scope import dtype
+from convc.backends.gpu.section import tiles
+from convc.ir.graph import Node, Value
+from convc.ir.ops.base import ints
+from convc.ir.types import DType
+
+NAMES = ("n", "h", "w", "c", "d", "e", "f", "g")
+
+
+def parts_of(node: Node) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+    """The kept and the reduced axes of a reduction."""
+    axes, shape = ints(node.attrs["axes"]), node.operands[0].type.shape
+    named = list(zip(NAMES, shape, strict=False))
+    kept = tuple(p for i, p in enumerate(named) if i not in axes)
+    return kept, tuple(p for i, p in enumerate(named) if i in axes)
+
+
+def size_of(parts: Sequence[Part], batch: int) -> int:
+    """How many elements the axes have for a full batch."""
+    return prod(batch if isinstance(s, str) else s for _, s in parts)
+
+
+def write_sum(
+    t: Tile, node: Node, pid: Symbol, tile: Sequence[int], split: int = 1
+) -> tuple[Coords, Index]:
+    """Reduces a tile of columns; the result is known at the coords returned.
+
+    With ``split`` parts each gives its own share of a sum, as ``acc``.
+    """
+    (x,) = node.operands
+    kept, reduced = parts_of(node)
+    rows, columns = tile
+    part, column_tile = t.digits(
+        pid, [("part", split), ("column_tile", tiles(size_of(kept, t.batch), columns))]
+    )
+    at: Coords = []
+    if kept:
+        start, needs = start_of(t, column_tile, columns)
+        column = axis_symbol(t, "column", kept, start, columns, 1, needs)
+        at = digits_of(t, column, kept)
+    width = columns if kept else 1
+    kind = dtype(x.type.dtype if x.type.dtype.itemsize > 2 else DType.F32)
+
+    share = tiles(tiles(size_of(reduced, t.batch), split), rows) * rows
+
+    def total(term: str, name: str) -> str:
+        found = t.let(name, f"tl.zeros((1, {width}), {kind})")
+        first, needs = start_of(t, part, share)
+        with t.steps(share, rows, first, needs) as (start, reads):
+            row = axis_symbol(t, "row", reduced, start, rows, 0, reads)
+            t.shape = {0: rows, 1: width}
+            coords = _woven(node, at, digits_of(t, row, reduced))
+            fill = "0.0" if x.type.dtype.is_float else "0"
+            value = t.filled(x, coords, row.conditions, fill)
+            mask = t.both(row.conditions) if term != "{}" else ""
+            terms = term.format(value)
+            terms = f"tl.where({mask}, {terms}, 0.0)" if mask else terms
+            t.line(f"{found} += tl.sum({terms}, axis=0)[None, :]")
+        t.shape = {0: 1, 1: width}
+        return found
+
+    if node.op == "reduce_variance":
+        mean = t.let("mean", _divided(t, node, total("{}", "total"), reduced))
+        squares = total(f"({{0}} - {mean}) * ({{0}} - {mean})", "squares")
+        t.line(f"acc = {_divided(t, node, squares, reduced)}")
+    else:
+        name = total("{}", "total")
+        mean_now = node.op == "reduce_mean" and split == 1
+        t.line(f"acc = {_divided(t, node, name, reduced) if mean_now else name}")
+    if not kept:
+        t.line("acc = tl.sum(acc)")
+    return at, part
+
+
+def count_text(t: Tile, reduced: Sequence[Part]) -> str:
+    """How many elements are reduced to one."""
+    static = prod(s for _, s in reduced if not isinstance(s, str))
+    if all(not isinstance(s, str) for _, s in reduced):
+        return f"{static}.0"
+    images = t.images().name
+    return (
+        f"({images} * {static}).to(tl.float32)"
+        if static > 1
+        else f"{images}.to(tl.float32)"
+    )
+
+
+def _divided(t: Tile, node: Node, text: str, reduced: Sequence[Part]) -> str:
+    if node.result.type.dtype is DType.F64:
+        return f"{text} / {count_text(t, reduced)}"
+    return f"tl.div_rn({text}, {count_text(t, reduced)})"
+
+
+def divided(t: Tile, node: Node, text: str) -> str:
+    """A sum as what the reduction means: itself, or the mean."""
+    if node.op != "reduce_mean":
+        return text
+    return _divided(t, node, text, parts_of(node)[1])
+
+
+def _woven(node: Node, kept: Coords, reduced: Coords) -> Coords:
+    """The indices of all axes in order."""
+    axes, rest, inner = ints(node.attrs["axes"]), iter(kept), iter(reduced)
+    rank = node.operands[0].type.rank
+    return [next(inner) if axis in axes else next(rest) for axis in range(rank)]
+
+
+def store_all(t: Tile, kernel: Kernel, yields: Sequence[Value], coords: Coords) -> None:
+    """Compute and store values at indices."""
+    for value in yields:
+        outer = kernel.outer(value)
+        assert outer is not None
+        t.store(outer, outer.name, coords, t.value(value, coords))
