@@ -157,7 +157,7 @@ def write_product(
     t: Tile, spec: Contraction, pid: Symbol, tile: Sequence[int], split: int = 1
 ) -> Done:
     """The loop; leaves the sums in ``acc``."""
-    rows, columns, step = tile
+    rows, columns = tile[:2]
     down = tiles(spec.size(spec.rows), rows)
     right = tiles(spec.size(spec.columns), columns)
     sizes = [*((n, int(s)) for n, s in spec.outer), ("part", split)]

@@ -45,7 +45,7 @@ class File:
         }
         self.lines: list[str] = []
         self.kernels: list[EmittedKernel] = []
-        self.launches: list[list[str]] = []
+        self.launches: list[str] = []
         self.counts: list[int] = []
         self.names: set[str] = set()
 
@@ -97,16 +97,16 @@ class File:
         self.function(name, places, lines, describe(kernel))
         for place in places.values():
             self.place(kernel, place)
-        listed = ", ".join(json.dumps(place) for place in places.values())
-        comma = "," if len(places) == 1 else ""
-        row = f"({name}, {launch.programs}, ({listed}{comma}), "
-        row += f"{launch.warps}, {launch.stages}),"
-        self.launches.append(wrapped(f"    {row}"))
+        self.launches += [
+            f"    ({name}, {launch.programs}, (",
+            *_filled(f"{json.dumps(place)}," for place in places.values()),
+            f"    ), {launch.warps}, {launch.stages}),",
+        ]
 
     def sections(
         self, kernel: Kernel, launch: Launch
     ) -> tuple[dict[str, str], list[str]]:
-        """A function for each section; the pointers and lines that choose among them."""
+        """A function for each section; pointers and lines that choose among them."""
         places: dict[str, str] = {}
         lines, first = ["pid = tl.program_id(0)"], 0
         for number, section in enumerate(launch.sections):
@@ -158,6 +158,16 @@ class File:
         return found
 
 
+def _filled(items: Iterable[str]) -> list[str]:
+    """Items side by side, as many on a line as fit."""
+    lines = [" " * 7]
+    for item in items:
+        if len(lines[-1]) + 1 + len(item) > LINE:
+            lines.append(" " * 7)
+        lines[-1] += f" {item}"
+    return lines
+
+
 def describe(kernel: Kernel) -> list[str]:
     """Comments: what a kernel computes, and the lines it comes from."""
     found, operands = [], kernel.node.operands
@@ -166,7 +176,9 @@ def describe(kernel: Kernel) -> list[str]:
     if is_optimizer(kernel):
         found += textwrap.wrap(comment(_updated(kernel)), LINE - 2)
         return [f"# {line}" for line in found]
-    names = {inside.name: v for inside, v in zip(kernel.region.inputs, operands)}
+    names = {
+        inside.name: v for inside, v in zip(kernel.region.inputs, operands, strict=True)
+    }
     for node in kernel.region.nodes:
         inner = node_lines(node)[0].partition("   @ ")[0]
         text = re.sub(r"%(\d+)\b", lambda m: str(names[m.group(1)]), inner)
@@ -228,7 +240,7 @@ def _tables(file: File, graph: Graph) -> list[str]:
     for _, value in entries:
         file.enter(value)
     found = ["", "", "# a step: kernel, programs, what its pointers are, warps, stages"]
-    found += ["LAUNCHES = [", *(line for row in file.launches for line in row), "]"]
+    found += ["LAUNCHES = [", *file.launches, "]"]
     found += [f"LAUNCHES_OF = {file.counts}  # how many each kernel of the graph has"]
     found += ["", "# dtype, byte offset, elements of a full batch", "PLACES = {"]
     for name, row in file.places.items():

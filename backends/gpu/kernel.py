@@ -41,13 +41,14 @@ class Kernel(Body):
     def integers(self, key: str, count: int) -> tuple[int, ...]:
         """``count`` integers of the schedule, each at least 1."""
         value = self.schedule.get(key)
-        whole = isinstance(value, tuple) and all(type(v) is int for v in value)
-        if not whole or len(value) != count or min(value) < 1:  # type: ignore
+        listed = value if isinstance(value, tuple) else ()
+        found = tuple(v for v in listed if type(v) is int and v >= 1)
+        if len(found) != count or len(listed) != count:
             raise CompileError(
                 f"kernel {self.node.attrs['name']}: schedule needs {count} positive "
                 f"integers as {key}, has {value!r}"
             )
-        return value  # type: ignore[return-value]
+        return found
 
 
 class Tile(Scope):

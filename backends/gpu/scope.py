@@ -353,7 +353,7 @@ class Scope:
                 home.head.append(f"{name} = {base} + {self._signed(outer)}")
                 home.known[key] = name
             text = self.text(inner)
-            bare = text.isidentifier()
+            bare = len(inner.terms) == 1 and not text.startswith("-")
             return f"{home.known[key]} + {text if bare else f'({text})'}"
         text = self.text(offset)
         if text == "0":
