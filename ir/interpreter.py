@@ -9,7 +9,7 @@ import numpy as np
 from convc.ir.errors import RunError
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.ops import OPS
-from convc.ir.ops.base import Array
+from convc.ir.ops.base import Array, evaluated
 from convc.ir.types import BATCH, DType
 
 
@@ -59,7 +59,9 @@ def interpret(
 ) -> Result:
     """Run ``graph`` on logical (plain layout) arrays; slow and obvious.
 
-    With ``float64`` every f32 value is computed and returned in float64. With ``memo``
+    Ops on 16-bit floats compute in float32 and round their result once. With
+    ``float64`` every f32, bf16 and f16 value is computed and returned in float64, and
+    what an op's ``precision`` allows is not made use of either way. With ``memo``
     operations that the run before did on the same arrays are not done again. RunError
     for an array that is missing, misshapen or of another kind of number.
     """
@@ -127,14 +129,13 @@ def _run(
 def _evaluate(
     node: Node, operands: list[Array], batch: int, float64: bool
 ) -> list[Array]:
-    out = OPS[node.op].evaluate(operands, node.attrs, batch)
-    arrays = out if isinstance(out, tuple) else (out,)
+    arrays = evaluated(OPS[node.op], operands, node.attrs, batch)
     return [
-        np.asarray(array).astype(_dtype(value, float64))
+        array.astype(_dtype(value, float64))
         for value, array in zip(node.results, arrays, strict=True)
     ]
 
 
 def _dtype(value: Value, float64: bool) -> "np.dtype[np.generic]":
-    wide = float64 and value.type.dtype is DType.F32
+    wide = float64 and value.type.dtype.is_float
     return DType.F64.numpy if wide else value.type.dtype.numpy

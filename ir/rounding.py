@@ -1,4 +1,4 @@
-"""How far from the float64 reference any float32 evaluation of a graph may be.
+"""How far from the float64 reference any evaluation in less may be.
 
 Running error analysis (Higham, Accuracy and Stability of Numerical Algorithms, 2nd
 ed., section 3.3): next to each value runs an array of bounds, derived from the data
@@ -18,6 +18,7 @@ from convc.ir.ops import OPS
 from convc.ir.ops.base import Array
 from convc.ir.rounding_base import Rounded, Site, storage_of
 from convc.ir.rounding_rules import RULES
+from convc.ir.rounding_storage import stored
 from convc.ir.rounding_winograd import scheduled
 from convc.ir.types import DType
 
@@ -61,7 +62,8 @@ def bounded(
     The bounds hold for arithmetic of unit roundoff ``unit`` and float32's range: sums
     in any order, fused multiply-add or not, a bias first or last, division by a
     constant or multiplication by its reciprocal, exp, log, tanh and cos to 4 units in
-    the last place. They do not cover other algebra, such as FFT convolution or a
+    the last place. Where types have 16 bits or products are in tf32, they hold for
+    what that rounds too. They do not cover other algebra, such as FFT convolution or a
     variance as the mean of squares less the square of the mean, but for Winograd's
     convolution in kernels that are scheduled so. RunError as ``interpret`` raises it.
 
@@ -88,7 +90,7 @@ def _given(
     parameters: Mapping[str, Array],
     unit: float,
 ) -> State:
-    """Inputs and parameters with what storing them as f32 loses."""
+    """Inputs and parameters with what storing them in their type loses."""
     given = [*graph.inputs, *(p.value for p in graph.parameters)]
     echo = replace(
         graph, nodes=(), outputs=tuple((v.name, v) for v in given), updates=()
@@ -101,7 +103,8 @@ def _stored(value: Value, array: Array, unit: float) -> Rounded:
     error = np.zeros(array.shape)
     if value.type.dtype.is_float:
         with np.errstate(all="ignore"):
-            lost = np.abs(array - array.astype(storage_of(value.type.dtype, unit)))
+            kept = array.astype(storage_of(value.type.dtype, unit))
+            lost = np.abs(array - kept.astype(np.float64))
         error = np.where(np.isnan(lost), 0.0, lost)  # inf and NaN stay what they are
     return Rounded(array, error)
 
@@ -135,12 +138,12 @@ def _run_op(
         )
     )
     site = Site(node, args, values, batch, unit)
-    return site.settle(scheduled(site, RULES[node.op](site), schedule))
+    return stored(site, site.settle(scheduled(site, RULES[node.op](site), schedule)))
 
 
 def _wide(value: Value) -> "np.dtype[np.generic]":
     kind = value.type.dtype
-    return DType.F64.numpy if kind is DType.F32 else kind.numpy
+    return DType.F64.numpy if kind.is_float else kind.numpy
 
 
 def within(actual: Array, reference: Array, bound: Array) -> bool:

@@ -23,8 +23,8 @@ LIBRARY = 9
 """Roundings granted to exp, log, tanh, sigmoid and cos: 4 units in the last place,
 which NumPy's vector loops and CUDA's library keep, are 8 roundings, and one spare."""
 
-# What the float64 arithmetic on the errors themselves may lose, per op.
-_WIDEN = 1 + 2.0**-30
+WIDEN = 1 + 2.0**-30
+"""What the float64 arithmetic on the errors themselves may lose, per op."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Rounded:
 
 def storage_of(kind: DType, unit: float) -> "np.dtype[np.generic]":
     """The dtype in memory of values of ``kind`` in arithmetic of this unit."""
-    wide = kind is DType.F32 and unit <= DOUBLE
+    wide = kind.is_float and unit <= DOUBLE
     return DType.F64.numpy if wide else kind.numpy
 
 
@@ -163,14 +163,14 @@ class Site:
     @cached_property
     def arithmetic(self) -> Arithmetic:
         """What the node computes in."""
-        if self.storage == np.float64:
+        if self.computed == np.float64:
             return Arithmetic(DOUBLE, 2.0**-1022, np.inf)
         return Arithmetic(self.unit)
 
     @property
-    def storage(self) -> "np.dtype[np.generic]":
-        """What the node's first result is stored as; f32 is float64 in float64 runs."""
-        return storage_of(self.node.results[0].type.dtype, self.unit)
+    def computed(self) -> "np.dtype[np.generic]":
+        """What the node's first result is computed in, float64 in float64 runs."""
+        return storage_of(self.node.results[0].type.dtype.computed, self.unit)
 
     def gamma(self, count: int) -> float:
         """The relative error of ``count`` roundings in the node's arithmetic."""
@@ -195,7 +195,7 @@ class Site:
             error = np.asarray(item, np.float64)
         error = np.broadcast_to(error, value.shape)
         if kind.is_float:
-            error = error * _WIDEN
+            error = error * WIDEN
             unknown = ~(np.abs(value) + error < self.arithmetic.huge)
             infinite = np.isinf(value) & (error == 0)
             error = np.where(unknown & ~infinite, np.inf, error)

@@ -24,6 +24,7 @@ from convc.ir.rounding_base import (
     winner_error,
 )
 from convc.ir.rounding_formulas import FORMULAS
+from convc.ir.rounding_storage import taken
 from convc.ir.types import DType
 
 Rule = Callable[[Site], Outcome]
@@ -31,14 +32,14 @@ Rule = Callable[[Site], Outcome]
 
 def bilinear(site: Site) -> Sum:
     """A sum of products: f(|x|, Ey) + f(Ex, |y| + Ey), and each product rounded."""
-    x, y = site.args
+    x, y, loosely = taken(site)
     inherited = np.zeros(site.value.shape)
     if y.error.any():
         inherited = inherited + site.apply(np.abs(x.value), y.error)
     if x.error.any():
         inherited = inherited + site.apply(x.error, y.size)
     terms = site.terms
-    roundings = 1 if terms == 1 else terms + 2
+    roundings = loosely * (1 if terms == 1 else terms + 2)
     return Sum(inherited, site.apply(x.size, y.size), roundings, x.grid * y.grid)
 
 
@@ -186,14 +187,14 @@ def cast(site: Site) -> Array:
         low, high = np.trunc(x.low), np.trunc(x.high)
         value = np.trunc(x.value)
         return np.asarray(np.maximum(high - value, value - low))
-    kept = (x.error == 0) & (site.value == site.value.astype(site.storage))
+    kept = (x.error == 0) & (site.value == site.value.astype(site.computed))
     local = site.gamma(1) * x.size + site.arithmetic.tiny
     return np.where(kept, 0, x.error + local)
 
 
 def constant(site: Site) -> Array:
     """What rounding to the constant's own dtype loses."""
-    stored = site.value.astype(site.storage).astype(np.float64)
+    stored = site.value.astype(site.computed).astype(np.float64)
     return np.asarray(np.abs(site.value.astype(np.float64) - stored))
 
 

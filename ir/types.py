@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from math import prod
 
+import ml_dtypes
 import numpy as np
 
 from convc.ir.errors import TypeRuleError
@@ -24,6 +25,8 @@ class DType(Enum):
 
     F64 = "f64"
     F32 = "f32"
+    BF16 = "bf16"
+    F16 = "f16"
     I64 = "i64"
     I32 = "i32"
     U8 = "u8"
@@ -32,7 +35,7 @@ class DType(Enum):
     @property
     def numpy(self) -> np.dtype[np.generic]:
         """The NumPy dtype with the same bits."""
-        return np.dtype(_NUMPY[self.value])
+        return _NUMPY[self.value]
 
     @property
     def itemsize(self) -> int:
@@ -42,16 +45,28 @@ class DType(Enum):
     @property
     def is_float(self) -> bool:
         """Whether gradients may flow through values of this type."""
-        return self in (DType.F32, DType.F64)
+        return self in (DType.F64, DType.F32, DType.BF16, DType.F16)
+
+    @property
+    def is_half(self) -> bool:
+        """Whether it is a float of 16 bits: stored so, computed with in float32."""
+        return self in (DType.BF16, DType.F16)
+
+    @property
+    def computed(self) -> "DType":
+        """What ops on this type compute in, before they round their result once."""
+        return DType.F32 if self.is_half else self
 
 
-_NUMPY = {
-    "f64": "float64",
-    "f32": "float32",
-    "i64": "int64",
-    "i32": "int32",
-    "u8": "uint8",
-    "bool": "bool",
+_NUMPY: dict[str, np.dtype[np.generic]] = {
+    "f64": np.dtype("float64"),
+    "f32": np.dtype("float32"),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+    "f16": np.dtype("float16"),
+    "i64": np.dtype("int64"),
+    "i32": np.dtype("int32"),
+    "u8": np.dtype("uint8"),
+    "bool": np.dtype("bool"),
 }
 
 

@@ -37,7 +37,7 @@ from convc.ir.graph import (
     substitute,
 )
 from convc.ir.ops import OPS
-from convc.ir.ops.base import Array, ints
+from convc.ir.ops.base import Array, evaluated, ints
 from convc.ir.types import DType
 from convc.passes.manager import Context, Pass
 
@@ -123,7 +123,7 @@ def _folded(node: Node, producers: dict[str, Node]) -> Node:
     """Case 9: the constant that a node's operands, all of them constants, give.
 
     A constant is written once for both precisions, so it must be what the op gives in
-    float32 when it is rounded to that, and be finite. Else the node stays.
+    its own when it is rounded to that, and be finite. Else the node stays.
     """
     sources = [producers.get(v.name) for v in node.operands]
     known = [n for n in sources if n is not None and n.op == "constant"]
@@ -153,7 +153,8 @@ def _number(constant: Node, wide: bool = False) -> Array:
 
 def _evaluated(node: Node, operands: list[Array]) -> Array:
     with np.errstate(all="ignore"):
-        return np.asarray(OPS[node.op].evaluate(operands, node.attrs, 1))
+        (result,) = evaluated(OPS[node.op], operands, node.attrs, 1)
+    return result
 
 
 def _identity(node: Node, producers: dict[str, Node]) -> Value | None:

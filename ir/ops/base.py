@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from convc.ir.errors import TypeRuleError
@@ -105,6 +106,12 @@ _SAYS = {
 }
 
 
+PRECISION = AttrSpec("str", "ieee", choices=("ieee", "tf32"))
+"""How exact products are: tf32 cuts f32 operands to 10 mantissa bits before them."""
+OUT = AttrSpec("str", "same", choices=("same", "f32"))
+"""What a sum over 16-bit operands is rounded to: their type, or not at all."""
+
+
 class Op:
     """One operation, everything about it in one place.
 
@@ -196,11 +203,45 @@ class Op:
             who = " and ".join(named[i] for i in which) or "operands"
             raise self.fail(f"{who} must have one float dtype", types)
 
+    def want_product(self, types: Types, attrs: Attrs) -> None:
+        """The operands must have one float dtype, f32 for products in tf32."""
+        self.want_float(types)
+        if attrs["precision"] == "tf32" and types[0].dtype is not DType.F32:
+            raise self.fail("precision=tf32 is for f32 operands", types)
+
+    def summed(self, result: TensorType, types: Types, attrs: Attrs) -> TensorType:
+        """``result``, or the f32 that it is accumulated in where ``out`` says so."""
+        if attrs["out"] == "same":
+            return result
+        if not result.dtype.is_half:
+            raise self.fail("out=f32 is for operands of 16 bits", types)
+        return result.with_dtype(DType.F32)
+
     def want_rank(self, types: Types, index: int, rank: int) -> None:
         """Operand ``index`` must have ``rank`` axes."""
         if types[index].rank != rank:
             has = f"must have {rank} axes, has {types[index].rank}"
             raise self.fail(f"{self.operands[index]} {has}", types)
+
+
+def narrowed(b: Emit, dy: Value, like: TensorType) -> Value:
+    """``dy`` in the dtype of ``like``: where ``out`` kept a sum in f32, a cast."""
+    if dy.type.dtype is like.dtype:
+        return dy
+    return b("cast", dy, dtype=like.dtype.value)
+
+
+def evaluated(
+    op: Op, arrays: Sequence[Array], attrs: Attrs, batch: int
+) -> tuple[Array, ...]:
+    """The results of the op's reference, computed in float32 where operands have less.
+
+    So an op on 16-bit floats accumulates in float32, and who asks rounds once.
+    """
+    half = {d.numpy for d in DType if d.is_half}
+    wide = [a.astype(np.float32) if a.dtype in half else a for a in arrays]
+    out = op.evaluate(wide, attrs, batch)
+    return tuple(map(np.asarray, out if isinstance(out, tuple) else (out,)))
 
 
 def ints(attr: Attr) -> tuple[int, ...]:

@@ -9,7 +9,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from convc.ir.graph import Attrs, Node, Value
-from convc.ir.ops.base import Array, AttrSpec, Emit, Op, Types, ints
+from convc.ir.ops.base import (
+    OUT,
+    PRECISION,
+    Array,
+    AttrSpec,
+    Emit,
+    Op,
+    Types,
+    ints,
+    narrowed,
+)
 from convc.ir.ops.window import Axis, crop, pad_input, padded_sizes, resolve, taps
 from convc.ir.types import TensorType
 
@@ -18,6 +28,7 @@ _GEOMETRY = {
     "padding": AttrSpec("padding", "valid"),
     "dilations": AttrSpec("ints", (1, 1), low=1),
     "groups": AttrSpec("int", 1, low=1),
+    "precision": PRECISION,
 }
 
 
@@ -58,7 +69,7 @@ class Conv2d(Op):
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         x, w = types
-        self.want_float(types)
+        self.want_product(types, attrs)
         self.want_rank(types, 0, 4)
         self.want_rank(types, 1, 4)
         groups = ints(attrs["groups"])[0]
@@ -111,7 +122,7 @@ class Conv2dInputGrad(Op):
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         dy, w = types
-        self.want_float(types)
+        self.want_product(types, attrs)
         self.want_rank(types, 0, 4)
         self.want_rank(types, 1, 4)
         axes = self._axes(types, attrs)
@@ -148,15 +159,18 @@ class Conv2dInputGrad(Op):
 
 
 class Conv2dFilterGrad(Op):
-    """The adjoint of conv2d in its filter; ``kernel`` is its height and width."""
+    """The adjoint of conv2d in its filter; ``kernel`` is its height and width.
+
+    With ``out=f32`` the sum over 16-bit operands is not rounded to 16 bits.
+    """
 
     name = "conv2d_filter_grad"
     operands = ("x", "dy")
-    attrs = {**_GEOMETRY, "kernel": AttrSpec("ints", low=1)}
+    attrs = {**_GEOMETRY, "kernel": AttrSpec("ints", low=1), "out": OUT}
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         x, dy = types
-        self.want_float(types)
+        self.want_product(types, attrs)
         self.want_rank(types, 0, 4)
         self.want_rank(types, 1, 4)
         kernel = ints(attrs["kernel"])
@@ -166,7 +180,8 @@ class Conv2dFilterGrad(Op):
             raise self.fail(f"dy must be {dy.with_shape(expected)}, is {dy}", types)
         _want_groups(self, types, attrs, x.inner[-1], dy.inner[-1])
         per_group = x.inner[-1] // ints(attrs["groups"])[0]
-        return (x.with_shape((*kernel, per_group, dy.inner[-1])),)
+        dw = x.with_shape((*kernel, per_group, dy.inner[-1]))
+        return (self.summed(dw, types, attrs),)
 
     def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
         x, dy = arrays
@@ -183,7 +198,8 @@ class Conv2dFilterGrad(Op):
 
     def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
         x, g = node.operands
-        attrs = {k: v for k, v in node.attrs.items() if k != "kernel"}
+        attrs = {k: v for k, v in node.attrs.items() if k not in ("kernel", "out")}
+        dy = narrowed(b, dy, g.type)
         dx = b("conv2d_input_grad", g, dy, size=x.type.bind(1)[1:3], **attrs)
         return [dx, b("conv2d", x, dy, **attrs)]
 

@@ -324,7 +324,8 @@ class Cast(Op):
 def _fits(value: float, dtype: DType) -> bool:
     """Whether a constant of this dtype can hold ``value``, floats rounded."""
     if dtype.is_float:
-        return abs(value) <= float(np.finfo(dtype.value.replace("f", "float")).max)
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(np.asarray(value).astype(dtype.numpy)))
     if dtype is DType.BOOL:
         return value in (0, 1)
     span = 2 ** (8 * dtype.itemsize)

@@ -5,14 +5,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from convc.ir.graph import Attrs, Node, Value
-from convc.ir.ops.base import Array, AttrSpec, Emit, Op, Types
+from convc.ir.ops.base import (
+    OUT,
+    PRECISION,
+    Array,
+    AttrSpec,
+    Emit,
+    Op,
+    Types,
+    narrowed,
+)
 from convc.ir.types import BATCH, Dim, TensorType
 
 
 class Matmul(Op):
     """The product of two matrices, each optionally transposed.
 
-    A dense layer is ``matmul(x: f32[N,in], w: f32[in,out])``.
+    A dense layer is ``matmul(x: f32[N,in], w: f32[in,out])``. With ``out=f32`` the sum
+    over 16-bit operands is not rounded to 16 bits.
     """
 
     name = "matmul"
@@ -20,6 +30,8 @@ class Matmul(Op):
     attrs = {
         "transpose_a": AttrSpec("bool", False),
         "transpose_b": AttrSpec("bool", False),
+        "precision": PRECISION,
+        "out": OUT,
     }
 
     def _dims(self, types: Types, attrs: Attrs) -> tuple[Dim, Dim, Dim]:
@@ -33,13 +45,14 @@ class Matmul(Op):
         return a[0], a[1], b[1]
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-        self.want_float(types)
+        self.want_product(types, attrs)
         self.want_rank(types, 0, 2)
         self.want_rank(types, 1, 2)
         rows, _, columns = self._dims(types, attrs)
         if columns == BATCH:
             raise self.fail("the batch cannot become the second axis", types)
-        return (types[0].with_shape((rows, columns)),)
+        product = types[0].with_shape((rows, columns))
+        return (self.summed(product, types, attrs),)
 
     def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
         a, b = arrays
@@ -51,14 +64,14 @@ class Matmul(Op):
     def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
         x, w = node.operands
         ta, tb = bool(node.attrs["transpose_a"]), bool(node.attrs["transpose_b"])
-        if ta:
-            dx = b("matmul", w, dy, transpose_a=tb, transpose_b=True)
-        else:
-            dx = b("matmul", dy, w, transpose_a=False, transpose_b=not tb)
-        if tb:
-            dw = b("matmul", dy, x, transpose_a=True, transpose_b=ta)
-        else:
-            dw = b("matmul", x, dy, transpose_a=not ta, transpose_b=False)
+        dy, exact = narrowed(b, dy, x.type), node.attrs["precision"]
+
+        def product(left: Value, right: Value, *turned: bool) -> Value:
+            sides = dict(zip(("transpose_a", "transpose_b"), turned, strict=True))
+            return b("matmul", left, right, **sides, precision=exact)
+
+        dx = product(w, dy, tb, True) if ta else product(dy, w, False, not tb)
+        dw = product(dy, x, True, ta) if tb else product(x, dy, not ta, False)
         return [dx, dw]
 
     def flops(self, types: Types, attrs: Attrs, batch: int) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 
 from convc.ir.graph import Attrs, Node, Value
 from convc.ir.ops.base import (
+    OUT,
     Array,
     AttrSpec,
     Emit,
@@ -14,6 +15,7 @@ from convc.ir.ops.base import (
     Types,
     bind_shape,
     ints,
+    narrowed,
     shape_of,
 )
 from convc.ir.types import DType, TensorType
@@ -49,9 +51,14 @@ def spread(b: Emit, dy: Value, like: TensorType, axes: tuple[int, ...]) -> Value
 
 
 class ReduceSum(_Reduction):
-    """The sum over ``axes``."""
+    """The sum over ``axes``, with ``out=f32`` of 16-bit operands not rounded to 16."""
 
     name = "reduce_sum"
+    attrs = {**_Reduction.attrs, "out": OUT}
+
+    def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+        (total,) = super().infer(types, attrs)
+        return (self.summed(total, types, attrs),)
 
     def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
         return np.asarray(
@@ -59,7 +66,8 @@ class ReduceSum(_Reduction):
         )
 
     def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
-        return [spread(b, dy, node.operands[0].type, ints(node.attrs["axes"]))]
+        x = node.operands[0].type
+        return [spread(b, narrowed(b, dy, x), x, ints(node.attrs["axes"]))]
 
 
 class ReduceMean(_Reduction):

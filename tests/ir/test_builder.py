@@ -22,7 +22,12 @@ def test_types_are_inferred_and_defaults_filled() -> None:
     w = b.parameter("w", tensor("f32[4,3]"))
     y = b("matmul", b.inputs[0], w, transpose_b=True)
     assert str(y.type) == "f32[N,4]"
-    assert b.nodes[-1].attrs == {"transpose_a": False, "transpose_b": True}
+    assert b.nodes[-1].attrs == {
+        "transpose_a": False,
+        "transpose_b": True,
+        "precision": "ieee",
+        "out": "same",
+    }
     b.output("y", y)
     assert verify(b.finish()).output("y") == y
 

@@ -12,7 +12,10 @@ IMAGES = TensorType(DType.F32, ("N", 28, 14, 3))
 @pytest.mark.parametrize("dtype", DType)
 def test_a_dtype_has_the_size_of_its_numpy_twin(dtype: DType) -> None:
     assert dtype.itemsize == dtype.numpy.itemsize
-    assert dtype.is_float == np.issubdtype(dtype.numpy, np.floating)
+    half = dtype.numpy in (np.dtype("float16"), np.dtype("bfloat16"))
+    assert dtype.is_half == half
+    assert dtype.is_float == (half or np.issubdtype(dtype.numpy, np.floating))
+    assert dtype.computed is (DType.F32 if half else dtype)
 
 
 def test_a_type_prints_as_dtype_shape_and_layout() -> None:
