@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from math import frexp
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
@@ -14,7 +15,9 @@ from convc.ir.ops.base import Array
 from convc.ir.types import TensorType
 from convc.losses import correct, softmax_cross_entropy
 from convc.optimizers import Adam, Optimizer
-from convc.pipeline import INFERENCE, Step, training
+from convc.passes.choose_precision import PRECISIONS
+from convc.pipeline import Step, inference, training
+from convc.places import mistake
 from convc.summary import Summary, summary_table
 from convc.tracing import Tensor, trace
 
@@ -28,19 +31,29 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 IMAGE = "f32[N,28,28,1]"
 LABELS = "i32[N]"
+LOSS_SCALE = 1024.0
+"""What the loss of a step in fp16 is multiplied by, if nothing else is asked for."""
 
 
 class Model:
     """A function from an image tensor to logits, traced once.
 
-    ``inputs`` has the image's name and type (default ``image="f32[N,28,28,1]"``).
-    ModelError, with the user's file and line, when the function breaks a rule.
+    ``inputs`` has the image's name and type (default ``image="f32[N,28,28,1]"``), and
+    ``precision`` is what its steps compute in if they are not told otherwise: fp32,
+    tf32, bf16 or fp16. Weights are float32 in all of them. ModelError, with the user's
+    file and line, when the function breaks a rule.
     """
 
     def __init__(
-        self, network: Network, name: str | None = None, **inputs: str | TensorType
+        self,
+        network: Network,
+        name: str | None = None,
+        *,
+        precision: str = "fp32",
+        **inputs: str | TensorType,
     ) -> None:
         self.network = network
+        self.precision = _known(precision)
         self.name = name or str(getattr(network, "__name__", "model"))
         self.inputs = inputs or {"image": IMAGE}
         self.weights: dict[str, Array] | None = None
@@ -59,22 +72,34 @@ class Model:
         loss: Loss = softmax_cross_entropy,
         optimizer: Optimizer | None = None,
         keep_gradients: bool = False,
+        precision: str | None = None,
+        loss_scale: float | None = None,
     ) -> Step:
         """Forward, loss, backward and optimizer (default Adam(1e-3)) as one graph.
 
         Inputs: the image and ``labels: i32[N]``; outputs: ``loss``, ``correct``, and
-        with ``keep_gradients`` one ``gradient/<parameter>`` for each.
+        with ``keep_gradients`` one ``gradient/<parameter>`` for each. In fp16 the
+        gradients are those of ``loss_scale`` times the loss, a power of two (default
+        1024), and divided by it before the optimizer reads them.
         """
-        passes = training(optimizer or Adam(1e-3), keep_gradients)
+        chosen = self._precision(precision)
+        scale = _loss_scale(chosen, loss_scale)
+        passes = training(optimizer or Adam(1e-3), keep_gradients, chosen, scale)
         return Step(self._with_loss(loss), passes, "training")
 
-    def evaluation_step(self, loss: Loss = softmax_cross_entropy) -> Step:
+    def evaluation_step(
+        self, loss: Loss = softmax_cross_entropy, precision: str | None = None
+    ) -> Step:
         """Loss and number of correct answers, without dropout or updates."""
-        return Step(self._with_loss(loss), INFERENCE, "evaluation")
+        passes = inference(self._precision(precision))
+        return Step(self._with_loss(loss), passes, "evaluation")
 
-    def inference(self) -> Step:
+    def inference(self, precision: str | None = None) -> Step:
         """The network alone: output ``output``, without dropout."""
-        return Step(self.graph, INFERENCE, "inference")
+        return Step(self.graph, inference(self._precision(precision)), "inference")
+
+    def _precision(self, asked: str | None) -> str:
+        return self.precision if asked is None else _known(asked)
 
     def _with_loss(self, loss: Loss) -> Graph:
         def step(labels: Tensor, **images: Tensor) -> dict[str, Tensor]:
@@ -103,3 +128,27 @@ class Model:
         from convc.runtime.evaluation import predict
 
         return predict(self, images, options.pop("weights", self.weights), **options)
+
+
+def _known(precision: str) -> str:
+    if precision not in PRECISIONS:
+        raise mistake(f"precision is one of {', '.join(PRECISIONS)}, got {precision!r}")
+    return precision
+
+
+def _loss_scale(precision: str, asked: float | None) -> float:
+    """By how much the loss is scaled: 1 but for fp16; ModelError if it cannot be so."""
+    if precision != "fp16":
+        if asked is not None:
+            raise mistake(
+                f"loss_scale is for precision fp16, whose gradients may be too small "
+                f"for it; this step is in {precision}"
+            )
+        return 1.0
+    scale = LOSS_SCALE if asked is None else asked
+    if not 1 <= scale <= 2.0**24 or frexp(scale)[0] != 0.5:
+        raise mistake(
+            "loss_scale must be a power of two from 1 to 2**24, so that it rounds "
+            f"nothing, got {scale!r}"
+        )
+    return float(scale)

@@ -10,8 +10,9 @@ from convc.ir.graph import Graph
 from convc.lockfile import tuned
 from convc.optimizers import Optimizer
 from convc.passes.canonicalize import CANONICALIZE
+from convc.passes.choose_precision import KEEP_SUMS, choose_precision
 from convc.passes.commute_relu import COMMUTE_RELU
-from convc.passes.differentiate import DIFFERENTIATE, apply_optimizer
+from convc.passes.differentiate import apply_optimizer, differentiating
 from convc.passes.fold_batch_norm import FOLD_BATCH_NORM
 from convc.passes.fold_padding import FOLD_PADDING
 from convc.passes.fuse_conv import FUSE_CONV, FUSE_CONV_BACKWARD
@@ -44,23 +45,38 @@ LOWERING = (
     RECOMPUTE,  # after the schedules, whose scratch decides where the peak is
     PLAN_MEMORY,  # last: schedules say how much scratch a kernel needs
 )
-INFERENCE = (
-    EVALUATE_ONLY,
-    CANONICALIZE,
-    FOLD_PADDING,
-    FOLD_BATCH_NORM,  # after remove-dropout, which makes its statistics parameters
-    COMMUTE_RELU,
-    *LOWERING,
-)
 
 
-def training(optimizer: Optimizer, keep_gradients: bool = False) -> tuple[Pass, ...]:
+def inference(precision: str = "fp32") -> tuple[Pass, ...]:
+    """The passes of an evaluation or of the network alone."""
+    return (
+        EVALUATE_ONLY,
+        CANONICALIZE,
+        FOLD_PADDING,
+        FOLD_BATCH_NORM,  # after remove-dropout, which makes its statistics parameters
+        COMMUTE_RELU,
+        choose_precision(precision),  # after fold-batch-norm, so that weights are f32
+        *LOWERING,
+    )
+
+
+INFERENCE = inference()
+
+
+def training(
+    optimizer: Optimizer,
+    keep_gradients: bool = False,
+    precision: str = "fp32",
+    loss_scale: float = 1.0,
+) -> tuple[Pass, ...]:
     """The passes of a training step."""
     return (
         CANONICALIZE,
         FOLD_PADDING,  # before commute-relu: a pad stands between ReLU and pool
         COMMUTE_RELU,  # before differentiate, so that the gradients commute too
-        DIFFERENTIATE,
+        choose_precision(precision),  # before differentiate, for the gradients too
+        differentiating(loss_scale),
+        KEEP_SUMS,  # before what else reads the gradients
         apply_optimizer(optimizer, keep_gradients),
         Pass("simplify", CANONICALIZE.rewrite),  # what differentiation left over
         *LOWERING,

@@ -95,6 +95,21 @@ class Kernel(Body):
                 f"images, the program for {batch}; choose its schedule again"
             )
 
+    def refuse_lower_precision(self) -> None:
+        """CompileError if anything here has 16 bits or products are in tf32."""
+        for node in self.region.nodes:
+            types = [v.type for v in (*node.operands, *node.results)]
+            tf32 = node.attrs.get("precision") == "tf32"
+            if not tf32 and not any(t.dtype.is_half for t in types):
+                continue
+            listed = ", ".join(str(v.type) for v in node.operands)
+            asked = "in tf32" if tf32 else f"to {node.results[0].type}"
+            raise CompileError(
+                f"kernel {self.node.attrs['name']} at {self.where()}: the numpy "
+                f"backend computes in f32 and f64, not {node.op}({listed}) {asked}; "
+                "ask for precision fp32, or for the triton backend"
+            )
+
 
 def single(kernel: Kernel) -> Node:
     """The only node of the body; CompileError where there are several."""

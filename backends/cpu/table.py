@@ -31,7 +31,11 @@ EMITTERS: tuple[Emitter, ...] = (
 
 
 def emitter_for(kernel: Kernel) -> Emitter:
-    """The emitter of a kernel; CompileError with ops, types and line if none."""
+    """The emitter of a kernel; CompileError with ops, types and line if none.
+
+    That is so for every kernel in which anything has 16 bits or is in tf32.
+    """
+    kernel.refuse_lower_precision()
     for emitter in EMITTERS:
         if emitter.matches(kernel):
             return emitter

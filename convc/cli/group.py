@@ -99,6 +99,23 @@ lockfile_option = click.option(
 )
 """--lockfile, which is in force while the command runs."""
 
+
+def _use_precision(ctx: click.Context, _: click.Parameter, name: str) -> None:
+    ctx.meta[_PRECISION] = name
+
+
+_PRECISION = "convc.precision"
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["fp32", "tf32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    expose_value=False,
+    callback=_use_precision,
+    help="What products are computed in, and values stored as.",
+)
+"""--precision, which ``load_model`` gives the model."""
+
 compile_options = options(
     click.option("--backend", default="numpy", show_default=True, help="What runs it."),
     click.option(
@@ -109,9 +126,11 @@ compile_options = options(
         help="Images at a time.",
     ),
     click.option("--threads", type=COUNT, help="Threads to use. [default: every core]"),
+    precision_option,
     lockfile_option,
 )
-"""--backend, --batch, --threads, and --lockfile, which is in force while they run."""
+"""--backend, --batch, --threads, --precision for the model that is loaded, and
+--lockfile, which is in force while they run."""
 
 input_option = click.option(
     "--input",
@@ -142,7 +161,7 @@ data_option = click.option(
 
 
 def load_model(spec: str, input_type: str = "f32[N,28,28,1]") -> Model:
-    """The model that MODEL names on the command line.
+    """The model that MODEL names on the command line, in the command's --precision.
 
     ModelError if there is none, or where the network's own code raises an exception.
     """
@@ -151,7 +170,11 @@ def load_model(spec: str, input_type: str = "f32[N,28,28,1]") -> Model:
     from convc.places import file_of
 
     network, name = load_network(spec)
-    model = Model(cast("Network", network), name=name, image=input_type)
+    context = click.get_current_context(silent=True)
+    precision = context.meta.get(_PRECISION, "fp32") if context else "fp32"
+    model = Model(
+        cast("Network", network), name=name, image=input_type, precision=precision
+    )
     try:
         _ = model.graph  # a mistake is reported before anything is done
     except ConvcError:

@@ -78,6 +78,7 @@ def bisect(
         model=model,
         image=input_type,
         step=_METHODS[step],
+        precision=loaded.precision,
         backend=backend,
         batch=batch,
         threads=threads,

@@ -85,6 +85,24 @@ def compare_equal(old: Result, new: Result) -> Verdict:
     return Verdict("equal", count)
 
 
+def compare_bounds(result: Result, bounds: Bounds) -> Verdict:
+    """CompileError unless outputs and updates are within what was derived for them."""
+    faults = bounds.faults(result)
+    if faults:
+        raise CompileError(f"rounding does not allow this: {faults[0]}")
+    count, worst = 0, 0.0
+    reference = Result(bounds.outputs, bounds.updates)
+    allowed = Result(bounds.output_bounds, bounds.update_bounds)
+    errors = {what: bound for what, bound, _ in _pairs(allowed, result)}
+    for what, a, b in _pairs(reference, result):
+        with np.errstate(all="ignore"):
+            error = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))
+            units = np.where(error == 0, 0.0, error / errors[what])
+        finite = units[np.isfinite(units)]
+        count, worst = count + a.size, max(worst, float(finite.max(initial=0.0)))
+    return Verdict("bound", count, worst)
+
+
 def compare_close(old: Bounds, new: Bounds) -> Verdict:
     """CompileError unless common outputs and updates are within both bounds' sum."""
     count, worst = 0, 0.0

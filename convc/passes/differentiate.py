@@ -14,13 +14,19 @@ from convc.passes.optimizer_check import check_updates
 from convc.tracing import STEP
 
 
-def differentiate(graph: Graph, context: Context) -> Graph:
-    """Add an output ``gradient/<parameter>`` of ``loss`` for each trainable one."""
+def differentiate(graph: Graph, context: Context, scale: float = 1.0) -> Graph:
+    """Add an output ``gradient/<parameter>`` of ``loss`` for each trainable one.
+
+    What is differentiated is ``scale`` times the loss, and the gradients are divided by
+    it in the end: on the way small numbers are as much larger.
+    """
     loss = dict(graph.outputs).get("loss")
     if loss is None:
         raise CompileError("a training step needs an output called loss")
     b = GraphBuilder(graph.name, graph)
     trainable = [p for p in graph.parameters if p.trainable]
+    if scale != 1:
+        loss = b("multiply", loss, b.constant(scale, loss.type))
     gradients = add_gradients(b, loss, [p.value for p in trainable])
     for parameter, gradient in zip(trainable, gradients, strict=True):
         if gradient is None:
@@ -29,8 +35,20 @@ def differentiate(graph: Graph, context: Context) -> Graph:
                 "model or declare it with trainable=False"
                 + (f" at {parameter.locs[0]}" if parameter.locs else "")
             )
+        if scale != 1:
+            b.locs = parameter.locs
+            gradient = b("multiply", gradient, b.constant(1 / scale, gradient.type))
         b.output(GRADIENT + parameter.value.name, gradient)
     return b.finish()
+
+
+def differentiating(scale: float) -> Pass:
+    """The pass that differentiates ``scale`` times the loss."""
+
+    def rewrite(graph: Graph, context: Context) -> Graph:
+        return differentiate(graph, context, scale)
+
+    return Pass("differentiate", rewrite, check=check_gradients)
 
 
 def apply_optimizer(optimizer: Optimizer, keep_gradients: bool = False) -> Pass:
@@ -63,4 +81,4 @@ def _pairs(graph: Graph) -> Sequence[tuple[Value, Value]]:
     return [(value, gradients[GRADIENT + value.name]) for value in trainable]
 
 
-DIFFERENTIATE = Pass("differentiate", differentiate, check=check_gradients)
+DIFFERENTIATE = differentiating(1.0)

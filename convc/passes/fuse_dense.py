@@ -3,10 +3,15 @@
 from dataclasses import replace
 
 from convc.backends.base import ACTIVATIONS
-from convc.ir.graph import Graph, Node
+from convc.ir.graph import Graph, Node, Value
 from convc.passes.fusion import Chain, Follower, fuse_chain, match
 from convc.passes.manager import Context, Pass
 from convc.passes.outline import is_convex, kernel_name, outline
+
+
+def _has_half(graph: Graph, node: Node, value: Value) -> str | None:
+    return None if value.type.dtype.is_half else f"{value.type} is cast alone"
+
 
 DENSE = Chain(
     "matmul",
@@ -15,6 +20,7 @@ DENSE = Chain(
         Follower(ACTIVATIONS),
         Follower(("apply_mask",)),
         Follower(("relu_grad",), operands=(1,)),
+        Follower(("cast",), _has_half),
     ),
     keeps=True,
     never={

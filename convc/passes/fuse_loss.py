@@ -64,7 +64,11 @@ def _per_image(node: Node, anchor: Node) -> bool:
     if node.op in ("softmax_cross_entropy", "softmax_cross_entropy_grad", "argmax"):
         return node.operands[0] == logits
     shapes = [v.type.shape for v in (*node.operands, node.result)]
-    return all(shape in ((), logits.type.shape[:1]) for shape in shapes)
+    stored = node.result.type.dtype.is_half  # the gradient, cast for what is before
+    return all(
+        shape in ((), logits.type.shape[:1]) or (stored and shape == logits.type.shape)
+        for shape in shapes
+    )
 
 
 FUSE_LOSS = Pass("fuse-loss", fuse_loss, ("tensor", "fusing"), "fusing")

@@ -37,6 +37,7 @@ class Settings:
     loss: str
     backend: str
     threads: int
+    precision: str = "fp32"
 
 
 _MAY_CHANGE = ("backend", "threads")
@@ -112,7 +113,7 @@ def restore(
             f"{checkpoint.path}: a run's checkpoint holds its settings and its "
             "position, and this one does not; it was saved by something else"
         )
-    now = asdict(settings)
+    stored, now = {"precision": "fp32", **stored}, asdict(settings)
     differing = {k: (stored.get(k), v) for k, v in now.items() if stored.get(k) != v}
     refused = [
         f"{name} was {was!r} and is now {is_now!r}"

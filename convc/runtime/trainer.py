@@ -79,7 +79,7 @@ def fit(
     """Train a model; its history, whose program holds the trained weights.
 
     The images are shuffled anew in each epoch, and the last batch may be smaller.
-    Without an ``optimizer`` it is Adam(0.001). After each epoch the ``validation``
+    Without an ``optimizer`` it is Adam(0.001); the precision is the model's. After each epoch the ``validation``
     images are tested. With ``progress`` the memory plan, a bar and a line per epoch
     are shown; ``check`` has every compiler pass checked.
 
@@ -115,6 +115,7 @@ def fit(
         loss=getattr(loss, "__name__", type(loss).__name__),
         backend=program.backend,
         threads=program.threads,
+        precision=model.precision,
     )
     work = _Work(program, evaluator, train, validation, settings, epochs)
     return _Run(work, log, checkpoint_every, progress).run()

@@ -74,6 +74,7 @@ from convc.networks import load_network
 from convc.trust.stepping import raise_fault
 
 network, name = load_network({model!r})
-step = Model(network, name=name, image={image!r}).{step}()
+model = Model(network, name=name, image={image!r}, precision={precision!r})
+step = model.{step}()
 raise_fault(step.compile({backend!r}, {batch}, {threads}, check=True))
 """

@@ -99,7 +99,7 @@ def test_a_pipeline_that_is_given_is_never_passed_over(tmp_path: Path) -> None:
     with pytest.raises(CompileError, match=r"mine\.ir: the name does not say which"):
         rest(graph, other, kind="inference")
     assert rest(graph, other, "trace", "inference").passes == PIPELINES["inference"]
-    differentiated = last.parent / "04-differentiate.ir"
+    differentiated = last.parent / "05-differentiate.ir"
     with pytest.raises(CompileError, match="no pass of inference is called 'differen"):
         rest(read_stage(differentiated), differentiated, kind="inference")
 
