@@ -236,8 +236,10 @@ def _multiply(
     right = _factor(
         t, spec.right, done.outer, done.columns, k_right, (lanes[1], summed[1])
     )
-    precision = spec.anchor.attrs.get("precision", "ieee")
-    t.line(f'acc = tl.dot({left}, {right}, acc, input_precision="{precision}")')
+    how = ""
+    if not spec.left.value.type.dtype.is_half:
+        how = f', input_precision="{spec.anchor.attrs["precision"]}"'
+    t.line(f"acc = tl.dot({left}, {right}, acc{how})")
 
 
 def _factor(
@@ -251,7 +253,8 @@ def _factor(
     """A tile of one factor, zero where a lane means nothing."""
     coords, where = operand.at(t, outer, own, summed)
     valid = [*(c for s in lanes for c in s.conditions), *where]
-    return t.filled(operand.value, coords, list(dict.fromkeys(valid)))
+    valid = list(dict.fromkeys(valid))
+    return t.filled(operand.value, coords, valid, "0.0", stored=True)
 
 
 def write_results(

@@ -59,8 +59,6 @@ class Tile(Scope):
         self.kernel = kernel
         self.shape: dict[int, int] = {}
         """The tile's size along each of its axes."""
-        self.frozen: set[str] = set()
-        """Names of values that an anchor makes: they are known where it made them."""
 
     def known(self, value: Value, coords: Sequence[Index], text: str) -> None:
         """A value's elements at these indices are ``text``, from here on."""
@@ -87,8 +85,8 @@ class Tile(Scope):
         node = self.kernel.maker(value)
         if node is None:
             text = self.load(value, self.place(value), coords, where)
-            name = self.let(self._called(value), text)
-        elif node.op not in RULES or value.name in self.frozen:
+            name = self.let(self._called(value), self._widened(value, text))
+        elif node.op not in RULES:
             raise self.kernel.refusal(f"{node.op} is needed at more than its own tile")
         else:
             name = self.let(value.name, RULES[node.op](self, node, coords, where))
@@ -101,20 +99,33 @@ class Tile(Scope):
         coords: Sequence[Index],
         where: Sequence[Condition],
         fill: str = "0.0",
+        stored: bool = False,
     ) -> str:
-        """A value's elements, and ``fill`` where the conditions do not hold."""
-        if not where:
-            return self.value(value, coords)
-        if self.kernel.maker(value) is None:
-            key = (*self._key(value, coords, where), fill)
+        """A value's elements, and ``fill`` where the conditions do not hold.
+
+        ``stored`` gives them in the dtype they are stored in, for a product.
+        """
+        stored = stored and value.type.dtype.is_half
+        if self.kernel.maker(value) is None and (where or stored):
+            key = (*self._key(value, coords, where), fill, stored)
             for block in self.block.chain():
                 if key in block.known:
                     return str(block.known[key])
             text = self.load(value, self.place(value), coords, where, fill)
+            text = text if stored else self._widened(value, text)
             self.block.known[key] = self.let(self._called(value), text)
             return str(self.block.known[key])
         inside = self.value(value, coords, where)
+        if stored:
+            inside = f"{inside}.to({dtype(value.type.dtype)})"
+        if not where:
+            return inside
         return f"tl.where({self.both(list(where))}, {inside}, {fill})"
+
+    def _widened(self, value: Value, text: str) -> str:
+        """Loaded elements in the dtype they are computed in."""
+        kind = value.type.dtype
+        return f"{text}.to(tl.float32)" if kind.is_half else text
 
     def place(self, value: Value) -> str:
         """The memory of an operand."""

@@ -7,6 +7,8 @@ from convc.ir.types import DType
 TRITON = {
     DType.F64: "float64",
     DType.F32: "float32",
+    DType.BF16: "bfloat16",
+    DType.F16: "float16",
     DType.I64: "int64",
     DType.I32: "int32",
     DType.U8: "uint8",

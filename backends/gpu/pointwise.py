@@ -9,7 +9,7 @@ from math import isinf, isnan, prod
 
 from convc.backends.gpu.affine import Condition, Index
 from convc.backends.gpu.kernel import Tile
-from convc.backends.gpu.scope import dtype
+from convc.backends.gpu.scope import computed, dtype
 from convc.ir.graph import Attr, Node, Value
 from convc.ir.ops.base import ints, number, shape_of
 from convc.ir.ops.pool import pool_axes
@@ -69,13 +69,15 @@ def _extremum(sign: str) -> Rule:
 
 
 def _constant(t: Tile, node: Node, coords: Coords, where: Where) -> str:
-    kind = node.result.type.dtype
+    kind = computed(node.result.type.dtype)
     return f"tl.full((), {literal(node.attrs['value'], kind)}, {dtype(kind)})"
 
 
 def _cast(t: Tile, node: Node, coords: Coords, where: Where) -> str:
     (x,) = _operands(t, node, coords, where)
-    kind = node.result.type.dtype
+    kind = computed(node.result.type.dtype)
+    if kind is computed(node.operands[0].type.dtype):
+        return x
     if kind is DType.BOOL:
         return f"{x} != 0"
     return f"{x}.to({dtype(kind)})"
@@ -121,7 +123,7 @@ def _spread(t: Tile, node: Node, coords: Coords, where: Where) -> str:
     if 0 in axes and isinstance(shape[0], str):
         images = t.use(t.images())
         count = images if static == 1 else f"({images} * {static})"
-        count = f"{count}.to({dtype(node.result.type.dtype)})"
+        count = f"{count}.to({dtype(computed(node.result.type.dtype))})"
     else:
         count = f"{static}.0"
     if node.result.type.dtype is DType.F64:

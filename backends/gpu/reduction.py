@@ -12,7 +12,7 @@ from convc.backends.gpu.contraction import (
     start_of,
 )
 from convc.backends.gpu.kernel import Kernel, Tile
-from convc.backends.gpu.scope import dtype
+from convc.backends.gpu.scope import computed, dtype
 from convc.backends.gpu.section import tiles
 from convc.ir.graph import Node, Value
 from convc.ir.ops.base import ints
@@ -53,7 +53,7 @@ def write_sum(
         column = axis_symbol(t, "column", kept, start, columns, 1, needs)
         at = digits_of(t, column, kept)
     width = columns if kept else 1
-    kind = dtype(x.type.dtype if x.type.dtype.itemsize > 2 else DType.F32)
+    kind = dtype(computed(x.type.dtype))
 
     share = tiles(tiles(size_of(reduced, t.batch), split), rows) * rows
 

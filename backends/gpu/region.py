@@ -28,6 +28,7 @@ from convc.backends.gpu.conv import (
 )
 from convc.backends.gpu.kernel import Kernel, Tile
 from convc.backends.gpu.pointwise import RULES
+from convc.backends.gpu.scope import computed
 from convc.backends.gpu.section import Launch, Section, function_name, tiles
 from convc.ir.graph import Node, Value
 from convc.ir.ops.base import ints
@@ -168,8 +169,7 @@ def section_name(kernel: Kernel, node: Node) -> str:
 
 def planes(kernel: Kernel, node: Node, split: int) -> Value:
     """Where the parts of a sum wait to be added: [split, …]."""
-    kind = node.result.type.dtype
-    kind = kind if kind.itemsize > 2 else DType.F32
+    kind = computed(node.result.type.dtype)
     of = TensorType(kind, (split, *node.result.type.bind(kernel.batch)))
     return Value(f"{kernel.node.name}!planes_{node.name}", of)
 

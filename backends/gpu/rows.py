@@ -17,7 +17,7 @@ from convc.backends.gpu.contraction import (
 )
 from convc.backends.gpu.kernel import Kernel, Tile
 from convc.backends.gpu.reduction import NAMES
-from convc.backends.gpu.scope import dtype
+from convc.backends.gpu.scope import computed, dtype
 from convc.backends.gpu.section import tiles
 from convc.ir.graph import Node, Value
 from convc.ir.types import DType
@@ -61,7 +61,7 @@ def write_rows(t: Tile, kernel: Kernel, pid: Symbol, rows: int) -> None:
     parts = tuple(zip(NAMES, row_values(kernel)[0].type.shape[:-1], strict=False))
     sums = totals(kernel)
     for node in sums:
-        kind = dtype(node.result.type.dtype)
+        kind = dtype(computed(node.result.type.dtype))
         t.line(f"{t.unique(f'total_{node.name}')} = tl.full((), 0, {kind})")
     size = prod(t.batch if isinstance(s, str) else s for _, s in parts)
     if not sums:

@@ -414,3 +414,8 @@ def _filled(value: Value, fill: str) -> str:
 def dtype(kind: DType) -> str:
     """Triton's name of a dtype."""
     return f"tl.{TRITON[kind]}"
+
+
+def computed(kind: DType) -> DType:
+    """The dtype in which values of that dtype are computed."""
+    return DType.F32 if kind.is_half else kind
