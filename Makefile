@@ -1,7 +1,8 @@
 # convc: what a person types. `make` alone lists the targets.
 #
 # Everything lives in one environment, .venv, made by python3 -m venv and pip. Two
-# stamp files in it say how much is installed: enough to run, or enough to test.
+# stamp files in it say how much is installed: enough to run, or enough to test. An older
+# triton lies in a folder of its own there.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,6 +11,9 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install -qq
 
 # The torch that the tests compare with; e.g. TORCH=torch for the newest.
 TORCH ?= torch==2.13.0
+# The triton that emitted kernels are tested with, and the oldest one they must run on.
+TRITON ?= triton
+OLD_TRITON ?= 3.6.0
 EPOCHS ?= 5
 BATCH ?= 128
 ARGS ?=
@@ -17,12 +21,14 @@ ARGS ?=
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv mnist test lint imports bench clean
+.PHONY: help venv mnist test test-triton lint imports bench clean
 
 help:
 	@echo "make mnist   train the MNIST network on the NumPy backend"
 	@echo "             (EPOCHS=$(EPOCHS) BATCH=$(BATCH), ARGS=... are passed to convc train)"
 	@echo "make test    run the tests (ARGS=... are passed to pytest)"
+	@echo "make test-triton"
+	@echo "             run those of the Triton backend on triton $(OLD_TRITON)"
 	@echo "make lint    check style, types and the boundaries between packages"
 	@echo "make bench   time a training step against PyTorch"
 	@echo "make venv    make the environment in $(VENV) and install convc in it"
@@ -39,6 +45,13 @@ mnist: $(VENV)/.run-installed
 
 test: $(VENV)/.test-installed
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+# What PYTHONPATH names is found before the environment's own triton.
+OLD = PYTHONPATH=$(abspath $(VENV))/triton-$(OLD_TRITON) $(BIN)/python
+
+test-triton: $(VENV)/.test-installed $(VENV)/triton-$(OLD_TRITON)/.installed
+	@$(OLD) -c 'import triton; assert triton.__version__ == "$(OLD_TRITON)"'
+	@$(OLD) -m pytest -q tests/backends/gpu tests/helpers $(ARGS)
 
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check --quiet .
@@ -81,5 +94,10 @@ $(VENV)/.run-installed: pyproject.toml | $(VENV)/.created
 
 $(VENV)/.test-installed: $(VENV)/.run-installed
 	@echo "installing what the tests need, $(TORCH) among it (minutes, the first time)"
-	@$(PIP) -e '.[digits,test,dev]' '$(TORCH)'
+	@$(PIP) -e '.[digits,test,dev]' '$(TORCH)' '$(TRITON)'
+	@touch $@
+
+$(VENV)/triton-%/.installed: | $(VENV)/.created
+	@echo "installing triton $* beside the environment's own"
+	@$(PIP) --no-deps --upgrade --target $(@D) 'triton==$*'
 	@touch $@
