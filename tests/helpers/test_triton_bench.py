@@ -137,7 +137,7 @@ PLANTED = {
     ),
     "one element from two programs": (
         COPY.replace("store(y + i", "store(y + i % 32"),
-        r"k0, program 1: stores to what program 0 has loaded or stored, in y",
+        r"k0, program 1: stores to what program 0 has stored, in y",
     ),
     "a load of what another stores": (
         (
@@ -156,7 +156,7 @@ PLANTED = {
             "if tl.program_id(0) == 1:\n"
             "    tl.store(x + i, 0.0)"
         ),
-        r"k0, program 1: stores to what program 0 has loaded or stored, in x",
+        r"k0, program 1: stores to what program 0 has loaded, in x",
     ),
     "a store to what all have loaded": (
         (
@@ -166,7 +166,7 @@ PLANTED = {
             "if tl.program_id(0) == 1:\n"
             "    tl.store(x, 0.0)"
         ),
-        r"k0, program 1: stores to what another has loaded or stored, in x",
+        r"k0, program 1: stores to what another has loaded, in x",
     ),
     "an atomic sum of floats": (
         "(n, x, y):\ntl.atomic_add(y, tl.load(x) + tl.load(n))",
@@ -198,15 +198,45 @@ def test_a_race_is_one_of_bytes_whatever_the_places_are_called() -> None:
         checked_run(program_of(crossed, places=places))
 
 
-def test_counters_are_shared() -> None:
-    program = program_of(
-        "(n, c, x, y):\n"
-        "tl.atomic_add(c, 1)\n"
-        "i = tl.program_id(0) * 32 + tl.arange(0, 32)\n"
-        "tl.store(y + i, tl.load(x + i) + tl.load(n))"
-    )
+ARRIVE = """
+(n, c, x, y):
+i = tl.program_id(0) * 16 + tl.arange(0, 16)
+tl.store(y + i, tl.load(x + i % 16) + tl.load(n))
+last = tl.atomic_add(c, 1) == LAST
+if last:
+    tl.store(x + tl.arange(0, 16), 0.0)
+"""
+
+
+def test_the_last_program_to_arrive_may_replace_what_all_have_read() -> None:
+    program = program_of(ARRIVE.replace("LAST", "3"), programs=4)
+    program.array("x")[...] = 1
     checked_run(program)
-    assert program.program.at("!counter").item() == 2
+    assert program.program.at("!counter").item() == 4
+    assert (program.array("x")[0] == 0).all()
+    assert (program.array("-> y") == 5).all()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        (
+            ARRIVE.replace("LAST", "2"),
+            "program 3: loads what program 2 has stored, in x",
+        ),
+        (
+            ARRIVE.replace("LAST", "3") + "else:\n    tl.store(y, tl.load(x))\n",
+            "program 1: stores to what program 0 has stored, in y",
+        ),
+        (
+            ARRIVE.replace("LAST", "3") + "else:\n    tl.store(y + i, tl.load(x))\n",
+            "program 3: stores to what another has loaded, in x",
+        ),
+    ],
+)
+def test_who_is_not_the_last_to_arrive_may_not(kernel: str, message: str) -> None:
+    with pytest.raises(Fault, match=message):
+        checked_run(program_of(kernel, programs=4))
 
 
 def test_what_a_launch_forgets_to_write_is_nan() -> None:

@@ -12,6 +12,9 @@ was given. It is a ``Fault`` when
 4. an atomic operation is on anything but i32, or
 5. an argument is never touched.
 
+An atomic operation orders programs: what one does after its own comes after all that
+others did before theirs. So the last to arrive may replace what all have read.
+
 What a launch stores without having loaded it is filled with 0xFF (NaN) before the first
 store, so that elements that it forgets show.
 """
@@ -64,8 +67,8 @@ class Traffic:
 class _Block:
     """Bytes that arguments share, in units of the smallest element among them.
 
-    ``readers`` and ``owner`` say which program has read or stored a unit; ``stamp`` is
-    for finding what stands twice in one list of units.
+    ``readers`` and ``owner`` say who has loaded or stored a unit, see ``Watch._who``;
+    ``stamp`` is for finding what stands twice in one list of units.
     """
 
     offset: int
@@ -79,24 +82,19 @@ class _Block:
     def __post_init__(self) -> None:
         self.readers = np.full(self.size // self.unit, NOBODY, np.int32)
 
-    def read(self, units: Array, program: int) -> int | None:
-        """Note a load; the program that stored one of the units, if another did."""
+    def read(self, units: Array, who: int) -> None:
+        """Note a load."""
         self.loaded = True
         seen = self.readers[units]
-        if not (seen == program).all():
-            known = (seen == NOBODY) | (seen == program)
-            self.readers[units] = np.where(known, program, MANY)
-        return _other(self.owner, units, program)
+        if not (seen == who).all():
+            known = (seen == NOBODY) | (seen >> 1 == who >> 1)
+            self.readers[units] = np.where(known, who, MANY)
 
-    def write(self, units: Array, program: int) -> int | None:
-        """Note a store; the program that loaded or stored one of the units before."""
+    def write(self, units: Array, who: int) -> None:
+        """Note a store."""
         if self.owner is None:
             self.owner = np.full(len(self.readers), NOBODY, np.int32)
-        other = _other(self.owner, units, program)
-        if other is None:
-            other = _other(self.readers, units, program)
-        self.owner[units] = program
-        return other
+        self.owner[units] = who
 
     def repeats(self, units: Array) -> bool:
         """Whether a unit stands twice in the list."""
@@ -105,15 +103,6 @@ class _Block:
         order = np.arange(len(units), dtype=np.int32)
         self.stamp[units] = order
         return not np.array_equal(self.stamp[units], order)
-
-
-def _other(table: Array | None, units: Array, program: int) -> int | None:
-    """Another program in the table, or MANY; None if there is none."""
-    if table is None:
-        return None
-    found = table[units]
-    strange = (found != program) & (found != NOBODY)
-    return int(found[strange][0]) if strange.any() else None
 
 
 class Watch:
@@ -142,6 +131,8 @@ class Watch:
         self.block = _blocks(arguments)
         self.touched: set[int] = set()
         self.program = 0
+        self.arrived: set[int] = set()
+        self.late: set[int] = set()
 
     def start(self, program: int) -> None:
         """Another program of the launch begins."""
@@ -152,9 +143,12 @@ class Watch:
         """Look up what is loaded."""
         number, units, nbytes = self._units(pointers, mask, "loads")
         self.traffic.loaded += nbytes
+        block = self.block[number]
         if nbytes:
-            other = self.block[number].read(units, self.program)
-            self._race(number, other, "loads", "stored")
+            self._race(number, block.owner, units, "loads", "stored")
+            block.read(units, self._who())
+            if self.program in self.arrived:
+                self.late.add(self.program)
 
     def store(self, pointers: Any, mask: Any) -> None:
         """Look up what is stored; before that is done the place is filled with NaN."""
@@ -168,13 +162,15 @@ class Watch:
         if nbytes:
             if block.repeats(units):
                 raise self._fault(number, "stores twice in one go to an element of")
-            other = block.write(units, self.program)
-            self._race(number, other, "stores to", "loaded or stored")
+            self._race(number, block.owner, units, "stores to", "stored")
+            self._race(number, block.readers, units, "stores to", "loaded")
+            block.write(units, self._who())
 
     def atomic(self, pointers: Any, mask: Any) -> None:
-        """Look up what is counted: it may be shared, but must be i32."""
+        """Look up what is counted: i32 that is shared, and the program has arrived."""
         number, _, nbytes = self._units(pointers, mask, "counts in")
         self.block[number].loaded = True
+        self.arrived.add(self.program)
         self.traffic.loaded += nbytes
         self.traffic.stored += nbytes
         if str(pointers.get_element_ty()) not in ("int32", "uint32"):
@@ -215,10 +211,31 @@ class Watch:
             units = (units[:, None] + np.arange(size // block.unit)).ravel()
         return number, units, offsets.size * size
 
-    def _race(self, number: int, other: int | None, doing: str, did: str) -> None:
-        if other is not None:
-            who = "another" if other == MANY else f"program {other}"
-            raise self._fault(number, f"{doing} what {who} has {did}, in")
+    def _who(self) -> int:
+        """The program now running, as tables have it: twice, plus 1 once it arrived."""
+        return 2 * self.program + (self.program in self.arrived)
+
+    def _race(
+        self, number: int, table: Array | None, units: Array, doing: str, did: str
+    ) -> None:
+        """Fail if the table has another program that this one does not come after."""
+        if table is None:
+            return
+        found = table[units]
+        strange = found[(found >> 1 != self.program) & (found != NOBODY)]
+        for other in np.unique(strange).tolist():
+            if not self._settled(other):
+                who = "another" if other == MANY else f"program {other >> 1}"
+                raise self._fault(number, f"{doing} what {who} has {did}, in")
+
+    def _settled(self, other: int) -> bool:
+        """Whether what another program did has ended before this one arrived."""
+        if self.program not in self.arrived:
+            return False
+        if other == MANY:
+            all_here = self.arrived.issuperset(range(self.program))
+            return all_here and self.late <= {self.program}
+        return not other % 2 and other // 2 in self.arrived
 
     def _fault(self, number: int, what: str) -> Fault:
         where = f"{self.traffic.kernel}, program {self.program}"
