@@ -1,7 +1,7 @@
-"""Programs of the NumPy backend beside the oracle: the same graph, the same data."""
+"""Programs beside the oracle: the same graph, the same data."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,14 @@ from convc.program import Program
 State = dict[str, NDArray[Any]]
 
 
+class Runnable(Protocol):
+    """A program of any backend: takes inputs, gives outputs, shows its parameters."""
+
+    def __call__(self, **inputs: Any) -> dict[str, Array]: ...
+
+    def state(self) -> dict[str, Array]: ...
+
+
 def compiled(
     graph: Graph,
     batch: int,
@@ -30,7 +38,7 @@ def compiled(
     return Step(graph, tuple(passes)).compile("numpy", batch, threads, check)
 
 
-def ran(program: Program, inputs: Mapping[str, Array]) -> Result:
+def ran(program: Runnable, inputs: Mapping[str, Array]) -> Result:
     """One step of ``program``: its outputs, and every parameter afterwards."""
     with np.errstate(all="ignore"):
         outputs = program(**inputs)
@@ -52,7 +60,7 @@ def faults(graph: Graph, bounds: Bounds, result: Result) -> list[str]:
 def agrees(
     graph: Graph,
     inputs: Mapping[str, Array],
-    program: Program,
+    program: Runnable,
     given: Mapping[str, Array] | None = None,
 ) -> tuple[Result, list[str]]:
     """One step of ``program`` from where it stands, and its faults.

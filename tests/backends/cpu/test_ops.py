@@ -5,14 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from compiled import State, agrees, compiled, faults, ran
+from compiled import agrees, compiled, faults, ran
 from op_bench import Case, one_op
-from op_cases import CASES
+from op_programs import PLAIN, STEPS, WIDE, bench, fed, updating
 
 from convc.backends.base import OPTIMIZERS
-from convc.ir.builder import GraphBuilder
 from convc.ir.errors import CompileError
-from convc.ir.graph import Graph, Value
+from convc.ir.graph import Graph
 from convc.ir.interpreter import interpret
 from convc.ir.ops import OPS
 from convc.ir.rounding import bounded
@@ -21,35 +20,6 @@ from convc.pipeline import LOWERING, Step
 SETTINGS = ((1, 0), (2, 1), (9, 5))
 """Threads, and how many images fewer the step takes than it was compiled for; the
 last has more threads than any case has images or rows."""
-
-PLAIN = [c for c in CASES if c.op not in OPTIMIZERS]
-STEPS = [c for c in CASES if c.op in OPTIMIZERS]
-_SEEN: set[str] = set()
-
-
-def _first_of(op: str) -> bool:
-    """Whether an op is new to the list: its geometry does not depend on the dtype."""
-    new = op not in _SEEN
-    _SEEN.add(op)
-    return new
-
-
-WIDE = [
-    replace(c, types=tuple(t.replace("f32", "f64") for t in c.types))
-    for c in PLAIN
-    if any("f32" in t for t in c.types) and _first_of(c.op)
-]
-
-
-def bench(case: Case, integers: bool = False) -> tuple[Graph, State]:
-    """The case's graph and its inputs, in the types it wants."""
-    graph = one_op(case.op, case.types, case.attrs)
-    arrays = [np.zeros(case.batch, np.uint8), *case.arrays(integers)]
-    feeds = {
-        v.name: a.astype(v.type.dtype.numpy)
-        for v, a in zip(graph.inputs, arrays, strict=True)
-    }
-    return graph, feeds
 
 
 @pytest.mark.parametrize("case", PLAIN, ids=lambda case: case.id)
@@ -95,44 +65,6 @@ def test_in_float64_an_op_is_right_or_refused(case: Case) -> None:
         scale = max(1.0, float(np.abs(array.astype(float)).max()))
         error = np.abs(found[name].astype(float) - array.astype(float)).max()
         assert error <= 64 * (1 + case.terms) * 2.0**-53 * scale
-
-
-def updating(case: Case, copies: int = 1) -> Graph:
-    """Parameters updated by the op of ``case`` from gradients that are inputs."""
-    b, names = GraphBuilder("updating"), OPS[case.op].operands
-    shared: dict[str, Value] = {}
-    for number in range(copies):
-        operands = []
-        for name, tensor in zip(names, case.tensors, strict=True):
-            if name in ("lr", "step"):
-                if name not in shared:
-                    shared[name] = b.input(name, tensor)
-                operands.append(shared[name])
-            elif name == "g":
-                operands.append(b.input(f"g{number}", tensor))
-            else:
-                operands.append(b.parameter(f"{name}{number}", tensor))
-        results = b.emit(case.op, operands, case.attrs)
-        state = [v for v in operands if v.name[0] in "pmv" and v.name != "lr"]
-        for target, value in zip(state, results, strict=True):
-            b.update(target, value)
-    return b.finish()
-
-
-def fed(case: Case, graph: Graph) -> tuple[State, State]:
-    """Inputs and parameters for ``updating``: the case's operands, scaled by copy."""
-    names = OPS[case.op].operands
-    arrays = dict(zip(names, case.arrays(), strict=True))
-
-    def scaled(value: Value) -> np.ndarray:
-        if value.name in arrays:
-            array = arrays[value.name]
-        else:
-            array = arrays[value.name[0]] / (1 + int(value.name[1:]))
-        return np.asarray(array).astype(value.type.dtype.numpy)
-
-    inputs = {v.name: scaled(v) for v in graph.inputs}
-    return inputs, {p.value.name: scaled(p.value) for p in graph.parameters}
 
 
 @pytest.mark.parametrize("copies", [1, 3])

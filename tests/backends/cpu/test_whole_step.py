@@ -1,8 +1,4 @@
-"""A training step of the MNIST network, beside PyTorch's autograd and Adam.
-
-Images and weights are sparse and on coarse grids, so that float32 rounds nothing up to
-the dropout. The bounds are then small enough to show a single wrong term.
-"""
+"""A training step of the MNIST network, beside PyTorch's autograd and Adam."""
 
 from functools import cache
 from typing import Any
@@ -13,6 +9,7 @@ import torch.nn.functional as F
 import torch_reference as reference
 from compiled import State, faults, ran
 from torch import Tensor
+from two_conv_data import WEIGHTS, feeds, weights
 
 from convc.ir import philox
 from convc.ir.graph import Graph
@@ -25,38 +22,6 @@ from convc.program import Program
 
 IMAGES = 2
 RATE = 1e-3
-WEIGHTS = [
-    f"{layer}/{kind}"
-    for layer in ("conv1", "conv2", "fc", "logits")
-    for kind in ("kernel", "biases")
-]
-
-
-GRIDS = {"conv1": (1 / 2, 2.0**-2), "conv2": (1 / 16, 2.0**-3), "fc": (1 / 64, 2.0**-3)}
-"""For each layer the share of weights that are not 0, and their magnitude."""
-
-
-def feeds(number: int) -> State:
-    """Images of whole 128ths, and labels."""
-    rng = np.random.default_rng(number)
-    image = rng.integers(-128, 129, (IMAGES, 28, 28, 1)).astype(np.float32) / 128
-    return {"image": image, "labels": np.array([number, 7], np.int32)}
-
-
-def weights(number: int, graph: Graph) -> State:
-    """Weights of 0 and plus or minus one size, biases of whole 64ths."""
-    rng = np.random.default_rng(100 + number)
-    drawn = {}
-    for name in WEIGHTS:
-        shape = graph.parameter(name).value.type.bind(1)
-        layer, kind = name.split("/")
-        density, size = GRIDS.get(layer, (1 / 4, 2.0**-4))
-        if kind == "biases":
-            array = rng.integers(-16, 17, shape) / 64
-        else:
-            array = rng.choice([-size, size], shape) * (rng.random(shape) < density)
-        drawn[name] = array.astype(np.float32)
-    return drawn
 
 
 def forward(image: Tensor, p: dict[str, Tensor], kept: Tensor) -> Tensor:
