@@ -2,7 +2,7 @@
 
 import linecache
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from types import ModuleType
 from typing import Any
@@ -13,6 +13,11 @@ from numpy.typing import NDArray
 from triton.runtime.errors import InterpreterError
 from triton_memory import Argument, Traffic, Watch, watched
 from triton_numbers import gpu_numbers
+
+from convc.backends import backend_named
+from convc.ir.graph import Graph
+from convc.passes.manager import Pass
+from convc.pipeline import LOWERING, Step
 
 Array = NDArray[Any]
 COUNTERS = "!"
@@ -129,3 +134,41 @@ def _arguments(
     for name, place in zip(names, places, strict=True):
         lo, hi, itemsize = program.span(place)
         yield Argument(name, place, lo, hi - lo, itemsize)
+
+
+class Checked:
+    """A graph compiled for the interpreter: data in, a run under watch, data out."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        batch: int,
+        target: str = "interpret",
+        passes: Sequence[Pass] = LOWERING,
+    ) -> None:
+        backend = backend_named(f"triton:{target}")
+        stages = Step(graph, tuple(passes)).stages(backend.name, batch, threads=1)
+        self.graph = stages[-1].graph
+        self.source = backend.emit(self.graph).source
+        self.interpreted = interpreted(self.source)
+        self.traffic: list[Traffic] = []
+
+    def load(self, arrays: Mapping[str, Array]) -> None:
+        """Set the parameters the program has."""
+        for p in self.graph.parameters:
+            self.interpreted.array(p.value.name)[...] = arrays[p.value.name]
+
+    def state(self) -> dict[str, Array]:
+        """Copies of all parameters by name."""
+        names = (p.value.name for p in self.graph.parameters)
+        return {name: self.interpreted.array(name).copy() for name in names}
+
+    def __call__(self, **inputs: Array) -> dict[str, Array]:
+        """Outputs of a step on as many images as the inputs have."""
+        sizes = [len(inputs[v.name]) for v in self.graph.inputs if v.type.batched]
+        n = sizes[0] if sizes else None
+        for name, array in inputs.items():
+            self.interpreted.array(name, n)[...] = array
+        self.traffic = checked_run(self.interpreted, n)
+        names = [name for name, _ in self.graph.outputs]
+        return {name: self.interpreted.array(f"-> {name}", n).copy() for name in names}

@@ -1,0 +1,58 @@
+"""Dropout masks are NumPy's, bit for bit, and drawn in every kernel that reads one."""
+
+import numpy as np
+import pytest
+from compiled import agrees, inputs_for, parameters_for
+from pass_bench import graph_of
+from triton_bench import Checked
+
+from convc.ir import philox
+
+
+@pytest.mark.parametrize("step", [4, 2**32 + 5])
+@pytest.mark.parametrize("shape", ["[N,3,5]", "[N,2,4]", "[N]", "[7,3]"])
+def test_a_mask_has_the_bits_of_philox(shape: str, step: int) -> None:
+    graph = graph_of(f"""
+    graph g(%x: f32[N,3]) -> (y=%m) {{
+      state %s : i64[] = zeros()
+      state %t : i64[] = zeros()
+      %m = dropout_mask(%s, %t) {{shape={shape}, keep=0.6, stream=5}} : bool{shape}
+    }}
+    """)
+    program = Checked(graph, 7)
+    seed = 2**40 + 9
+    program.load({"s": np.int64(seed), "t": np.int64(step)})
+    found = program(x=np.zeros((7, 3), np.float32))["y"]
+    wanted = philox.keep_mask(seed, 5, step, found.size, 0.6).reshape(found.shape)
+    assert np.array_equal(found, wanted)
+
+
+MASKED = """
+graph g(%x: f32[N,6], %c: f32[N,5]) -> (y=%2, d=%3) {
+  param %k : f32[6,5] = zeros()   @ net.py:1 fc
+  state %s : i64[] = seed()
+  state %t : i64[] = zeros()
+  %m = dropout_mask(%s, %t) {shape=[N,5], keep=0.5, stream=7} : bool[N,5]
+  %1 = matmul(%x, %k) : f32[N,5]   @ net.py:1 fc
+  %2 = apply_mask(%1, %m) {scale=2.0} : f32[N,5]   @ net.py:2 drop
+  %3 = apply_mask(%c, %m) {scale=2.0} : f32[N,5]   @ net.py:3 again
+  %one = constant() {value=1.0, dtype=i64} : i64[]
+  %n = add(%t, %one) : i64[]
+  update %t = %n
+}
+"""
+
+
+def test_all_kernels_of_a_step_draw_the_same_mask() -> None:
+    """And the next step another one."""
+    graph = graph_of(MASKED)
+    program = Checked(graph, 9)
+    assert not any(n.op == "dropout_mask" for n in program.graph.nodes)
+    program.load(parameters_for(graph))
+    masks = []
+    for _ in range(2):
+        result, wrong = agrees(graph, inputs_for(graph, 7), program)
+        assert not wrong
+        masks.append(result.outputs["d"] != 0)
+        assert np.array_equal(masks[-1], result.outputs["y"] != 0)
+    assert not np.array_equal(*masks)
