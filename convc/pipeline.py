@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from convc.backends import backend_named
 from convc.dump import dumped
+from convc.engines import device_named
 from convc.ir.errors import CompileError
 from convc.ir.graph import Graph
 from convc.lockfile import tuned
@@ -119,14 +120,18 @@ class Step:
         batch: int = 128,
         threads: int | None = None,
         check: bool = False,
+        device: str | None = None,
     ) -> Program:
         """A program that runs 1 … ``batch`` images at a time.
 
+        ``device`` as ``Program`` takes it; one that cannot be used is refused first.
         Where CONVC_DUMP names a folder, what was made is left there, see ``dump``.
         """
+        if device is not None:
+            device_named(backend, device)
         with dumped(f"{self.graph.name}-{self.kind}") as record:
             stages = self.stages(backend, batch, threads, check, record.trail)
-            program = Program(tuple(stages), backend_named(backend))
+            program = Program(tuple(stages), backend_named(backend), device)
             record.source = program.source
         return program
 

@@ -225,7 +225,8 @@ def _noted(program: Program, node: Node, known: State, n: int, whole: bool) -> N
     for value in node.results:
         name, made = value.name, program.peek(value, n)
         if whole and value.type.dtype.is_float and name not in home:
-            made[...] = np.sign(made) * np.abs(sample(value, n)).clip(1)
+            program.poke(value, np.sign(made) * np.abs(sample(value, n)).clip(1), n)
+            made = program.peek(value, n)
         known[name] = known[home.get(name, name)] = made.copy()
 
 

@@ -224,7 +224,7 @@ def test_an_arena_that_no_machine_has_room_for_is_refused_with_its_size() -> Non
 def test_an_error_in_emitted_code_shows_the_emitted_line(program: Program) -> None:
     """Its text is where tracebacks look for it."""
     with pytest.raises(KeyError) as caught:
-        program._emitted.array("nothing")
+        program.engine.emitted.array("nothing")
     shown = "".join(traceback.format_exception(caught.value))
     assert "<convc " in shown
     assert "= ARRAYS[name]" in shown
@@ -271,7 +271,7 @@ def test_the_memory_plan_is_told_in_one_line(program: Program) -> None:
 
 
 def test_a_run_that_uses_more_than_the_plan_is_stopped(program: Program) -> None:
-    program._emitted.memory.used = program.memory.arena_bytes + 1
+    program.engine.emitted.memory.used = program.memory.arena_bytes + 1
     with pytest.raises(RunError, match="bytes, its plan says"):
         program(image=images(), labels=labels())
 

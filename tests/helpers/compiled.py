@@ -113,15 +113,9 @@ def parameters_for(graph: Graph, whole: bool = False) -> State:
 
 def poison(program: Program) -> None:
     """Fill what a step may not rely on, all but inputs and parameters, with NaN."""
-    arena = program.graph.arena
-    assert arena is not None
-    memory = program._emitted.memory.bytes
-    kept = {v.name for v in program.graph.inputs}
-    kept |= {p.value.name for p in program.graph.parameters}
-    spans = [
-        slice(b.offset, b.offset + b.size) for b in arena.buffers if b.name in kept
-    ]
-    saved = [memory[span].copy() for span in spans]
-    memory[:] = 0xFF  # NaN as f32 and f64, -1 as an integer
-    for span, array in zip(spans, saved, strict=True):
-        memory[span] = array
+    inputs = {v.name: program.input(v.name).copy() for v in program.graph.inputs}
+    state = program.state()
+    program.forget()
+    program.load(state)
+    for name, array in inputs.items():
+        program.input(name)[...] = array

@@ -122,8 +122,8 @@ def calls_of(program: Program) -> int:
         "pool_argmax": lambda taps: 4 * taps - 5,
     }
     found = 0
-    for kernel in program._functions:
-        for step in kernel(program._emitted.memory, program.batch, 0):
+    for kernel in program.engine.functions:
+        for step in kernel(program.engine.emitted.memory, program.batch, 0):
             name = getattr(getattr(step, "func", None), "__name__", "")
             parts = len(step.args[0]) if name in inside else 0
             found += inside[name](parts) if parts else 1

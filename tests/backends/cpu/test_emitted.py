@@ -165,7 +165,7 @@ def test_a_step_gives_the_same_bits_run_after_run(threads: int) -> None:
 
 def allocated(program: Program, n: int) -> int:
     """The most bytes that a step has at once beyond what it began with."""
-    emitted = program._emitted
+    emitted = program.engine.emitted
     emitted.run(n)  # binds the views
     tracemalloc.start()
     try:

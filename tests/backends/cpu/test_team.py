@@ -25,7 +25,7 @@ def program() -> cc.Program:
 
 def plant(program: cc.Program, worker: int, call: Any) -> list[Any]:
     """Put ``call`` in the middle of a worker's step; the calls as they were."""
-    calls: list[Any] = program._emitted.steps[4][worker]
+    calls: list[Any] = program.engine.emitted.steps[4][worker]
     kept = list(calls)
     calls.insert(len(calls) // 2, call)
     return kept
@@ -43,7 +43,7 @@ def test_a_failing_call_is_reported_as_itself_and_the_next_step_runs(
     kept = plant(program, worker, fail)
     with pytest.raises(ZeroDivisionError, match="planted"):
         program.run()
-    program._emitted.steps[4][worker] = kept
+    program.engine.emitted.steps[4][worker] = kept
     assert np.isfinite(program.run()["loss"])
 
 
@@ -51,7 +51,7 @@ def test_an_interrupted_wait_ends_after_the_step(
     program: cc.Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C in the middle of a step does not leave parameters half updated."""
-    module = program._emitted.run.__globals__
+    module = program.engine.emitted.run.__globals__
     real, begun, done = module["wait"], threading.Event(), threading.Event()
     plant(program, 1, lambda: (begun.set(), done.wait(10)))
     calls = 0

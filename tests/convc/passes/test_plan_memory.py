@@ -247,9 +247,9 @@ def test_a_run_uses_the_planned_bytes_exactly(name: str) -> None:
     program = STEPS[name].compile(batch=5, threads=2)
     graph = program.stages[0].graph
     ran(program, inputs_for(graph, 5))
-    used = program._emitted.memory.used
+    used = program.engine.emitted.memory.used
     assert -(-used // ALIGN) * ALIGN == program.memory.arena_bytes
-    assert len(program._emitted.memory.bytes) == program.memory.arena_bytes
+    assert len(program.engine.emitted.memory.bytes) == program.memory.arena_bytes
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 7])

@@ -1,0 +1,48 @@
+"""Engines: each loads what one family of backends emits, and runs it."""
+
+from __future__ import annotations
+
+from convc.backends.base import Emitted
+from convc.engines.base import Engine
+from convc.engines.numpy_engine import NumpyEngine
+from convc.ir.errors import CompileError
+from convc.ir.graph import Graph
+
+
+def family(backend: str) -> str:
+    """The backend's name without its target: ``triton`` of ``triton:sm_90``."""
+    return backend.partition(":")[0]
+
+
+def device_named(backend: str, device: str | None = None) -> str:
+    """Where programs of a backend run: ``device``, or what is usual for it.
+
+    CompileError, before any work, if the device is not there or something that it
+    needs is not installed.
+    """
+    if family(backend) == "triton":
+        from convc.engines.device import ready
+
+        usual = "interpret" if backend == "triton:interpret" else "cuda"
+        return ready(device or usual)
+    if device not in (None, "cpu"):
+        raise CompileError(
+            f"the {backend} backend runs on the cpu, not on {device!r}; for a GPU "
+            "choose the backend triton"
+        )
+    return "cpu"
+
+
+def engine_for(
+    backend: str, device: str | None, graph: Graph, emitted: Emitted
+) -> Engine:
+    """The emitted program in memory of its own, all zero.
+
+    CompileError as ``device_named``; MemoryError if there is no room.
+    """
+    place = device_named(backend, device)
+    if family(backend) == "triton":
+        from convc.engines.triton_engine import TritonEngine
+
+        return TritonEngine(graph, emitted, place)
+    return NumpyEngine(graph, emitted)
