@@ -253,6 +253,11 @@ def _gpu(name: str) -> None:
             f"device {name} is not there; torch finds {count}: cuda:0"
             + (f" to cuda:{count - 1}" if count > 1 else "")
         )
+    _refuse_interpreter(name)
+
+
+def _refuse_interpreter(name: str) -> None:
+    """CompileError if triton interprets in this process."""
     if _is_interpreting():
         raise CompileError(
             f"{_SWITCH} is set, so triton interprets and cannot use device {name}; "

@@ -21,7 +21,7 @@ def take_batch(
     BATCH: tl.constexpr,
     ROW: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
     """Copy the rows that ``order`` names next; a program copies a piece of one image.
 
     order: i32[TOTAL]; pictures: [TOTAL, ROW]; answers: [TOTAL]; image: [BATCH, ROW];
@@ -35,7 +35,7 @@ def take_batch(
     here = at < count
     row = tl.load(order + first + at, mask=here, other=0).to(tl.int64)
     lane = (program % pieces) * BLOCK + tl.arange(0, BLOCK)
-    inside = (lane < ROW) & here
+    inside = lane < tl.where(here, ROW, 0)
     pixels = tl.load(pictures + row * ROW + lane, mask=inside, other=0.0)
     tl.store(image + at.to(tl.int64) * ROW + lane, pixels, mask=inside)
     leads = here & (program % pieces == 0)
@@ -44,7 +44,7 @@ def take_batch(
 
 
 @triton.jit
-def keep_record(number, loss, correct, losses, corrects, COUNT: tl.constexpr):
+def keep_record(number, loss, correct, losses, corrects, COUNT: tl.constexpr) -> None:
     """Note a batch's loss and number of right answers, and go on to the next batch.
 
     losses, corrects: [COUNT], one for each batch of the epoch.
