@@ -95,15 +95,15 @@ def checkpoint_meta(settings: Settings, position: Position) -> dict[str, Any]:
     return meta
 
 
-def restore(
+def position_in(
     checkpoint: Checkpoint,
     settings: Settings,
     parameters: Mapping[str, NDArray[Any]],
 ) -> tuple[Position, str]:
-    """Fill ``parameters`` from a checkpoint of the same run.
+    """Where a checkpoint of the same run, with ``parameters`` of this form, stands.
 
     The position to go on from, and a notice for the person ("" if there is none).
-    CheckpointError, before anything is filled, if the checkpoint is of another run;
+    CheckpointError if the checkpoint is of another run, or does not fit the program;
     every setting that differs is named with both values.
     """
     stored = checkpoint.meta.get("settings")
@@ -125,7 +125,7 @@ def restore(
             f"{checkpoint.path}: a run is resumed as it was begun; "
             f"{'; '.join(refused)}. Give the former values, or another run directory"
         )
-    _fill(checkpoint, parameters)
+    _refuse_misfit(checkpoint, parameters)
     changed = ", ".join(
         f"{name} was {was} and is now {is_now}"
         for name, (was, is_now) in differing.items()
@@ -144,8 +144,10 @@ def _position(checkpoint: Checkpoint) -> Position | None:
         return None
 
 
-def _fill(checkpoint: Checkpoint, parameters: Mapping[str, NDArray[Any]]) -> None:
-    """Copy every tensor; the names, shapes and dtypes must be exactly the same."""
+def _refuse_misfit(
+    checkpoint: Checkpoint, parameters: Mapping[str, NDArray[Any]]
+) -> None:
+    """CheckpointError unless names, shapes and dtypes are exactly the same."""
     saved = {name: (a.shape, a.dtype) for name, a in checkpoint.tensors.items()}
     needed = {name: (a.shape, a.dtype) for name, a in parameters.items()}
     if saved != needed:
@@ -155,8 +157,6 @@ def _fill(checkpoint: Checkpoint, parameters: Mapping[str, NDArray[Any]]) -> Non
             f"{_form(saved.get(name))} in the checkpoint and {_form(needed.get(name))} "
             "in the program; the network's definition has changed since"
         )
-    for name, array in parameters.items():
-        array[...] = checkpoint.tensors[name]
 
 
 def _form(form: tuple[tuple[int, ...], np.dtype[Any]] | None) -> str:

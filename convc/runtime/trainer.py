@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from convc.data.batches import SHUFFLE_STREAM, Dataset, batch_count
+from convc.engines import device_named
 from convc.ir import philox
 from convc.ir.errors import RunError
 from convc.losses import softmax_cross_entropy
@@ -33,9 +32,9 @@ from convc.runtime.checkpoint import (
 from convc.runtime.evaluation import (
     check_dataset,
     evaluate,
-    image_input,
     trained,
 )
+from convc.runtime.feed import feed_of
 from convc.runtime.history import Epoch, History
 from convc.runtime.interrupt import Interruption
 from convc.runtime.metrics import MetricsLog
@@ -45,8 +44,8 @@ from convc.runtime.resume import (
     Settings,
     checkpoint_meta,
     not_finite,
+    position_in,
     refuse_infinite,
-    restore,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +65,7 @@ def fit(
     *,
     batch: int = 128,
     backend: str = "numpy",
+    device: str | None = None,
     optimizer: Optimizer | None = None,
     loss: Callable[..., Any] = softmax_cross_entropy,
     seed: int = 0,
@@ -73,6 +73,7 @@ def fit(
     directory: str | os.PathLike[str] | None = None,
     resume: bool = False,
     checkpoint_every: int | None = None,
+    steps_per_graph: int = 1,
     progress: bool = True,
     check: bool = False,
 ) -> History:
@@ -83,6 +84,11 @@ def fit(
     images are tested. With ``progress`` the memory plan, a bar and a line per epoch
     are shown; ``check`` has every compiler pass checked.
 
+    On a ``device`` (see ``Program``) that gathers the batches itself, the images are
+    copied there once, and ``steps_per_graph`` steps are one launch on a GPU. There
+    the host looks at what the steps gave now and then: at Ctrl-C, or where the loss
+    is no number, up to a hundred more are run.
+
     A run ``directory`` gets metrics.jsonl and checkpoints/, one at each epoch's end
     and one every ``checkpoint_every`` steps. ``resume`` goes on from the newest, with
     the same data, batch, seed, network, optimizer and loss, and ends with the same
@@ -92,14 +98,15 @@ def fit(
     RunError for arguments or data that do not fit, before any work, and for a loss
     that is NaN or infinite; CheckpointError where nothing can be resumed.
     """
-    _refuse(epochs, batch, checkpoint_every, directory, resume)
+    _refuse(epochs, batch, checkpoint_every, steps_per_graph, directory, resume)
+    device_named(backend, device)
     optimizer = optimizer or Adam(1e-3)
     for dataset in filter(None, (train, validation)):
         _refuse_dataset(model, dataset)
     log = _Log(Path(directory) if directory else None, resume)
 
     def build(step: Step) -> Program:
-        return step.compile(backend, batch, threads, check)
+        return step.compile(backend, batch, threads, check, device)
 
     program = build(model.training_step(loss=loss, optimizer=optimizer))
     _refuse_runtime_rate(program)
@@ -117,7 +124,9 @@ def fit(
         threads=program.threads,
         precision=model.precision,
     )
-    work = _Work(program, evaluator, train, validation, settings, epochs)
+    work = _Work(
+        program, evaluator, train, validation, settings, epochs, steps_per_graph
+    )
     return _Run(work, log, checkpoint_every, progress).run()
 
 
@@ -131,6 +140,7 @@ class _Work:
     validation: Dataset | None
     settings: Settings
     epochs: int
+    graphed: int
 
 
 class _Log:
@@ -162,7 +172,10 @@ class _Log:
         if not self.resume:
             return Position()
         checkpoint = load_checkpoint(self.checkpoints)
-        position, notice = restore(checkpoint, work.settings, work.program.parameters)
+        position, notice = position_in(
+            checkpoint, work.settings, work.program.parameters
+        )
+        work.program.load(checkpoint.tensors)
         for passed_over in checkpoint.skipped:
             say(f"passed over: {passed_over}")
         if notice:
@@ -197,7 +210,6 @@ class _Run:
         self._every, self._progress = checkpoint_every, progress
         self._metrics: MetricsLog | None = None
         self._interruption = Interruption()
-        self._input = image_input(work.program.graph)
 
     def run(self) -> History:
         """Train to the end; see ``fit``."""
@@ -214,6 +226,8 @@ class _Run:
             if self._metrics is not None and self._log.resume:
                 # Points count from step 0: the last one kept is of the step before.
                 self._metrics.truncate_after(self._at.step - 1)
+            if self._at.epoch < work.epochs:
+                self._feed = feed_of(work.program, work.train, work.graphed, self._say)
             while self._at.epoch < work.epochs:
                 self._train_epoch()
                 self._end_epoch()
@@ -229,36 +243,35 @@ class _Run:
         order = philox.permutation(work.settings.seed, SHUFFLE_STREAM, at.epoch, images)
         bar = EpochProgress(at.epoch + 1, work.epochs, images, done=at.seen)
         with bar if self._progress else nullcontext() as shown:
-            for number in range(at.batch, batch_count(images, size)):
+            self._feed.begin(order, at.batch)
+            while left := batch_count(images, size) - at.batch:
                 self._pause()
-                rows = order[number * size : (number + 1) * size]
-                loss, correct = self._step(rows)
-                if shown is not None:
-                    shown.update(len(rows), loss, correct / len(rows))
+                for n, loss, correct in self._steps(left):
+                    if shown is not None:
+                        shown.update(n, loss, correct / n)
                 if self._every and at.step % self._every == 0:
                     self._log.save(work, at)
 
-    def _step(self, rows: np.ndarray[Any, Any]) -> tuple[float, int]:
-        """Train on the images of some rows; their loss and how many are right."""
-        work, at, n = self._work, self._at, len(rows)
+    def _steps(self, left: int) -> list[tuple[int, float, int]]:
+        """Train until it is worth looking; of each step images, loss, right answers."""
+        at, size, images = self._at, self._work.settings.batch, len(self._work.train)
+        until_save = self._every - at.step % self._every if self._every else left
         began = time.perf_counter()
-        images = work.program.input(self._input, n)
-        # The rows are in range; mode="raise" would gather into a temporary first.
-        np.take(work.train.images, rows, 0, out=images, mode="clip")
-        labels = work.program.input("labels", n)
-        np.take(work.train.labels, rows, 0, out=labels, mode="clip")
-        # What overflows is reported below, with the step, in place of NumPy's warning.
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            outputs = work.program.run(n)
-        loss, correct = float(outputs["loss"]), int(outputs["correct"])
-        if not math.isfinite(loss):
-            where = f"at step {at.step} (epoch {at.epoch + 1}, batch {at.batch + 1})"
-            raise not_finite("the loss", loss, where)
-        if self._metrics is not None:
-            self._metrics.log("loss/train", loss, at.step)
+        records = self._feed.steps(min(left, self._feed.interval, until_save))
         at.seconds += time.perf_counter() - began
-        at.count(n, loss, correct)
-        return loss, correct
+        done = []
+        for loss, correct in records:
+            n = min(size, images - at.batch * size)
+            if not math.isfinite(loss):
+                where = (
+                    f"at step {at.step} (epoch {at.epoch + 1}, batch {at.batch + 1})"
+                )
+                raise not_finite("the loss", loss, where)
+            if self._metrics is not None:
+                self._metrics.log("loss/train", loss, at.step)
+            at.count(n, loss, correct)
+            done.append((n, loss, correct))
+        return done
 
     def _end_epoch(self) -> None:
         """Test, record, save."""
@@ -321,11 +334,13 @@ def _refuse(
     epochs: int,
     batch: int,
     checkpoint_every: int | None,
+    steps_per_graph: int,
     directory: str | os.PathLike[str] | None,
     resume: bool,
 ) -> None:
     """RunError for arguments of fit that cannot be meant."""
     counts = {"epochs": epochs, "batch": batch, "checkpoint_every": checkpoint_every}
+    counts["steps_per_graph"] = steps_per_graph
     for name, value in counts.items():
         if value is not None and value < 1:
             raise RunError(f"fit: {name} must be at least 1, and is {value}")
