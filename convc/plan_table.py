@@ -144,9 +144,14 @@ class Plan:
         led = (kernel for layer in self.layers for kernel in layer.kernels)
         return (*led, *self.others)
 
+    @property
+    def measured(self) -> bool:
+        """Whether the program was run."""
+        return any(kernel.work.measured is not None for kernel in self.kernels)
+
     def headings(self) -> tuple[str, ...]:
         """Of the columns; those of a run stand last, and only after one."""
-        return (*HEADINGS, *(MEASURED if self.peaks else ()))
+        return (*HEADINGS, *(MEASURED if self.measured else ()))
 
     def cells(self) -> list[tuple[str, ...]]:
         """The rows as text, the total last; a kernel is indented."""
@@ -179,7 +184,7 @@ class Plan:
             digits(work.intensity),
             duration(work.predicted),
         )
-        if not self.peaks:
+        if not self.measured:
             return numbers
         ratio = "" if work.ratio is None else digits(work.ratio)
         roof = "" if work.roof is None else f"{work.roof:.0%}"
@@ -188,8 +193,10 @@ class Plan:
     def foot(self) -> list[str]:
         """The lines below the table."""
         lines = [str(self.memory)]
+        if self.measured:
+            lines.append("ratio: measured / predicted")
         if self.peaks:
-            lines += ["ratio: measured / predicted", f"roof: {self.peaks}"]
+            lines.append(f"roof: {self.peaks}")
         return lines
 
     def __str__(self) -> str:

@@ -21,6 +21,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from convc.data.cache import user_cache
+from convc.engines import family
+from convc.program import Program
 
 FORMAT = "convc peaks 1"
 
@@ -78,6 +80,13 @@ def machine_peaks(threads: int, again: bool = False) -> Peaks:
         kept[key] = measure_peaks(threads)
         _keep(file, kept)
     return kept[key]
+
+
+def peaks_for(program: Program, again: bool = False) -> Peaks | None:
+    """Those of the machine that a NumPy program runs on; a GPU's are not measured."""
+    if family(program.backend) != "numpy":
+        return None
+    return machine_peaks(program.threads, again)
 
 
 def measure_peaks(threads: int) -> Peaks:

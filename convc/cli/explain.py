@@ -11,6 +11,7 @@ import click
 
 from convc.cli.group import (
     compile_options,
+    device_option,
     input_option,
     load_model,
     model_argument,
@@ -29,21 +30,23 @@ if TYPE_CHECKING:
 @step_option
 @click.option(
     "--measure/--no-measure",
-    default=True,
-    help="Run the program and time its kernels, or do not. [default: measure]",
+    default=None,
+    help="Run the program and time its kernels, or do not. [default: on the CPU]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
 @compile_options
+@device_option
 @input_option
 def explain(
     model: str,
     layer: str | None,
     step: str,
-    measure: bool,
+    measure: bool | None,
     as_json: bool,
     backend: str,
     batch: int,
     threads: int | None,
+    device: str | None,
     input_type: str,
 ) -> None:
     """Say what was made of a layer, and why.
@@ -54,11 +57,12 @@ def explain(
     """
     from convc.cli.colour import print_text
     from convc.cli.explanation import explanation_text
+    from convc.engines import device_named
     from convc.explain import explain as explain_layer
     from convc.explain import known_layer
     from convc.places import file_of
     from convc.plan_table import kernel_times
-    from convc.roofline import machine_peaks
+    from convc.roofline import peaks_for
 
     if as_json and layer is None:
         raise click.UsageError("--json is for a LAYER")
@@ -68,9 +72,13 @@ def explain(
         _list_layers(chosen)
         return
     known_layer(chosen.graph, layer)
-    program = chosen.compile(backend=backend, batch=batch, threads=threads)
+    if measure is None:
+        measure = backend == "numpy"
+    if measure:
+        device_named(backend, device)
+    program = chosen.compile(backend, batch, threads, device=device)
     times = kernel_times(program) if measure else None
-    peaks = machine_peaks(program.threads) if measure else None
+    peaks = peaks_for(program) if measure else None
     found = explain_layer(program, layer, file_of(loaded.network), times, peaks)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=1, ensure_ascii=False))
@@ -86,6 +94,7 @@ def explain(
 )
 @click.option("--new-peaks", is_flag=True, help="Measure the machine's peaks anew.")
 @compile_options
+@device_option
 @input_option
 def plan(
     model: str,
@@ -95,6 +104,7 @@ def plan(
     backend: str,
     batch: int,
     threads: int | None,
+    device: str | None,
     input_type: str,
 ) -> None:
     """Print what each layer gives, holds and costs.
@@ -102,15 +112,17 @@ def plan(
     A kernel stands below the layer that leads it. FLOPs are those of the ops by
     definition, bytes those of what a kernel reads and writes, for one batch.
     """
+    from convc.engines import device_named
     from convc.plan_table import SPARE, kernel_times, plan_table
-    from convc.roofline import machine_peaks
+    from convc.roofline import peaks_for
 
     if new_peaks and not measure:
         raise click.UsageError("--new-peaks needs --measure, which compares with them")
     chosen = step_named(load_model(model, input_type), step)
     if measure:
-        program = chosen.compile(backend=backend, batch=batch, threads=threads)
-        peaks = machine_peaks(program.threads, new_peaks)
+        device_named(backend, device)
+        program = chosen.compile(backend, batch, threads, device=device)
+        peaks = peaks_for(program, new_peaks)
         table = plan_table(program.stages, backend, kernel_times(program), peaks)
     else:
         stages = chosen.stages(backend=backend, batch=batch, threads=threads)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from convc import __version__
 from convc.ir.errors import ConvcError, ModelError
@@ -116,8 +117,49 @@ precision_option = click.option(
 )
 """--precision, which ``load_model`` gives the model."""
 
+_INTERPRET = "convc.interpret"
+"""Where click's context keeps that --interpret was given."""
+
+
+def _note_interpret(ctx: click.Context, _: click.Parameter, given: bool) -> None:
+    ctx.meta[_INTERPRET] = given
+
+
+def _backend(ctx: click.Context, parameter: click.Parameter, name: str) -> str:
+    """The backend's name; with --interpret that of triton for the interpreter."""
+    if not ctx.meta.get(_INTERPRET):
+        return name
+    usual = ctx.get_parameter_source(str(parameter.name)) is ParameterSource.DEFAULT
+    if not usual and name.partition(":")[0] != "triton":
+        raise click.UsageError(f"--interpret is for the backend triton, not {name}")
+    return "triton:interpret"
+
+
+backend_option = options(
+    click.option(
+        "--backend",
+        default="numpy",
+        show_default=True,
+        callback=_backend,
+        help="What runs it: numpy or triton.",
+    ),
+    click.option(
+        "--interpret",
+        is_flag=True,
+        is_eager=True,  # before --backend, which asks for it
+        expose_value=False,
+        callback=_note_interpret,
+        help="Run Triton's kernels on the CPU, slowly, in its interpreter.",
+    ),
+)
+"""--backend and --interpret, which is the backend ``triton:interpret``."""
+
+device_option = click.option(
+    "--device", help="The GPU of the triton backend, say cuda:1. [default: cuda]"
+)
+
 compile_options = options(
-    click.option("--backend", default="numpy", show_default=True, help="What runs it."),
+    backend_option,
     click.option(
         "--batch",
         type=COUNT,
@@ -129,8 +171,8 @@ compile_options = options(
     precision_option,
     lockfile_option,
 )
-"""--backend, --batch, --threads, --precision for the model that is loaded, and
---lockfile, which is in force while they run."""
+"""--backend, --interpret, --batch, --threads, --precision for the model that is
+loaded, and --lockfile, which is in force while they run."""
 
 input_option = click.option(
     "--input",

@@ -10,6 +10,7 @@ import click
 
 from convc.cli.group import (
     compile_options,
+    device_option,
     input_option,
     load_model,
     model_argument,
@@ -32,20 +33,21 @@ from convc.ir.errors import CompileError
 @step_option
 @click.option(
     "--measure/--no-measure",
-    default=True,
-    show_default=True,
-    help="Run the program, to time its kernels and this machine.",
+    default=None,
+    help="Run the program, to time its kernels and this machine. [default: on the CPU]",
 )
 @compile_options
+@device_option
 @input_option
 def report(
     model: str,
     output: Path,
     step: str,
-    measure: bool,
+    measure: bool | None,
     backend: str,
     batch: int,
     threads: int | None,
+    device: str | None,
     input_type: str,
 ) -> None:
     """Write one page that shows what the compiler made of a model.
@@ -54,21 +56,26 @@ def report(
     pass, the user's lines beside the generated code, memory over time, and the speed
     of each kernel under the machine's roofline.
     """
+    from convc.engines import device_named
     from convc.places import file_of
     from convc.plan_table import kernel_times
     from convc.report.data import Facts, record
     from convc.report.render import render
-    from convc.roofline import machine_peaks
+    from convc.roofline import peaks_for
 
     place = _place(output)
+    if measure is None:
+        measure = backend == "numpy"
+    if measure:
+        device_named(backend, device)
     loaded = load_model(model, input_type)
     start = perf_counter()
-    program = step_named(loaded, step).compile(backend, batch, threads)
+    program = step_named(loaded, step).compile(backend, batch, threads, device=device)
     facts = Facts(
         step,
         perf_counter() - start,
         kernel_times(program) if measure else {},
-        machine_peaks(program.threads) if measure else None,
+        peaks_for(program) if measure else None,
         file_of(loaded.network),
     )
     page = render(record(program, facts))

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convc.cli.colour import ir_text, print_text
-from convc.cli.group import COUNT, STEPS, lockfile_option
+from convc.cli.group import (
+    COUNT,
+    STEPS,
+    backend_option,
+    device_option,
+    lockfile_option,
+)
 from convc.ir.errors import CompileError, RunError
 
 if TYPE_CHECKING:
@@ -56,10 +62,11 @@ SHOWN = 8
 @click.option("--source", metavar="FILE", type=_FILE, help="Write the program there.")
 @click.option("--compare", is_flag=True, help="Compare with the interpreter.")
 @click.option("--check", is_flag=True, help="Check every pass on small random data.")
-@click.option("--backend", default="numpy", show_default=True, help="What runs it.")
+@backend_option
 @click.option("--batch", type=COUNT, help="[default: as planned or scheduled, or 128]")
 @click.option("--threads", type=COUNT, help="[default: as planned, or every core]")
 @lockfile_option
+@device_option
 def run(
     file: Path,
     after: str,
@@ -72,6 +79,7 @@ def run(
     source: Path | None,
     compare: bool,
     check: bool,
+    device: str | None,
     **settings: Any,
 ) -> None:
     """Compile and run STAGE.ir, a stage that was dumped and perhaps edited.
@@ -79,6 +87,7 @@ def run(
     The passes after it run, see --from and --step; NN-PASS.ir in a folder of
     convc compile or CONVC_DUMP says itself where it stands.
     """
+    from convc.engines import device_named
     from convc.stage_file import random_inputs, read_stage, rest, state_of
 
     for_runs = {"--input": inputs, "--weights": weights, "--images": images}
@@ -86,6 +95,8 @@ def run(
     if to is not None and any(for_runs.values()):
         given = " and ".join(name for name, value in for_runs.items() if value)
         raise click.UsageError(f"--to runs nothing; leave out {given}")
+    if to is None:
+        device_named(settings["backend"], device)
     graph = read_stage(file)
     left = rest(graph, file, after, step or "")
     settings = _settings(graph, file, settings)
@@ -94,7 +105,7 @@ def run(
         return
     arrays = _arrays(inputs)
     names = ", ".join(item.name for item in left.passes) or "none"
-    program = left.compile(**settings, check=check)
+    program = left.compile(**settings, check=check, device=device)
     click.echo(f"{graph.name}: {graph.stage} stage; passes that were left: {names}")
     if any(item.name == "apply-optimizer" for item in left.passes):
         click.echo("optimizer: adam with its defaults, for the stage has none yet")

@@ -13,6 +13,7 @@ import click
 
 from convc.cli.group import (
     COUNT,
+    backend_option,
     compile_options,
     input_option,
     load_model,
@@ -70,9 +71,11 @@ def bisect(
     if after is not None:
         _between(Path(model), Path(after))
         return
+    from convc.engines import device_named
     from convc.trust.bisect import Search
     from convc.trust.finding import WHOLE
 
+    device_named(backend)
     loaded = load_model(model, input_type)
     whole = WHOLE.format(
         model=model,
@@ -137,7 +140,7 @@ def _compared(search: Search) -> str:
 
 @click.command()
 @model_argument
-@click.option("--backend", default="numpy", show_default=True, help="What runs it.")
+@backend_option
 @click.option("--threads", type=COUNT, help="Threads to use. [default: every core]")
 @click.option("--json", "as_json", is_flag=True, help="The rows as JSON lines.")
 @input_option
@@ -150,8 +153,10 @@ def audit(
     central differences in float64. A difference that rounding does not explain makes
     the exit code 1.
     """
+    from convc.engines import device_named
     from convc.trust.audit import Audit
 
+    device_named(backend)
     graph, rows = load_model(model, input_type).training_step().graph, []
     with _working() as tell:
         tell("kernels of the first layer")

@@ -12,6 +12,7 @@ from convc.cli.group import (
     COUNT,
     compile_options,
     data_option,
+    device_option,
     load_model,
     model_argument,
     options,
@@ -87,6 +88,7 @@ _train_options = options(
 @_train_options
 @data_option
 @compile_options
+@device_option
 def train(
     model: str,
     optimizer: str,
@@ -144,6 +146,7 @@ def train(
 @weights_option
 @data_option
 @compile_options
+@device_option
 def evaluate(
     model: str,
     weights: str,
@@ -151,6 +154,7 @@ def evaluate(
     backend: str,
     batch: int,
     threads: int | None,
+    device: str | None,
 ) -> None:
     """Print a trained model's loss and accuracy on the test images."""
     from convc.data.mnist import load_mnist
@@ -160,7 +164,13 @@ def evaluate(
     tensors = read_weights(loaded, weights)
     splits = load_mnist(data)
     loss, accuracy = evaluation.evaluate(
-        loaded, splits.test, tensors, batch=batch, backend=backend, threads=threads
+        loaded,
+        splits.test,
+        tensors,
+        batch=batch,
+        backend=backend,
+        threads=threads,
+        device=device,
     )
     right, images = round(accuracy * len(splits.test)), len(splits.test)
     click.echo(
@@ -175,12 +185,14 @@ def evaluate(
 @click.argument("arguments", metavar="[MODEL] IMAGE...", nargs=-1, required=True)
 @weights_option
 @compile_options
+@device_option
 def predict(
     arguments: tuple[str, ...],
     weights: str,
     backend: str,
     batch: int,
     threads: int | None,
+    device: str | None,
 ) -> None:
     """Tell what digit each IMAGE shows (a picture or a .npy file).
 
@@ -206,6 +218,7 @@ def predict(
         batch=min(batch, len(images)),
         backend=backend,
         threads=threads,
+        device=device,
     )
     print_table(prediction_table(names, answer))
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convc.data.batches import Dataset, batches
+from convc.engines import device_named
 from convc.ir.errors import RunError
 from convc.ir.graph import Graph
 from convc.losses import softmax_cross_entropy
@@ -44,18 +45,22 @@ def evaluate(
     batch: int = BATCH,
     backend: str = "numpy",
     threads: int | None = None,
+    device: str | None = None,
     loss: Callable[..., Any] = softmax_cross_entropy,
     between: Callable[[], None] | None = None,
 ) -> tuple[float, float]:
     """The mean loss and the accuracy (0 .. 1) on a data set.
 
     ``model`` is a compiled evaluation step, or a model, which is compiled for
-    ``batch`` images. ``weights`` are copied in first; a model needs them, a program
-    may hold them already. ``between`` is called before each batch.
+    ``batch`` images on ``device`` (see ``Program``). ``weights`` are copied in first;
+    a model needs them, a program may hold them already. ``between`` is called before
+    each batch.
 
     RunError if weights are missing or the data do not fit; nothing is run then.
     """
-    program = _ready(model, weights, "evaluate", batch, backend, threads, loss)
+    program = _ready(
+        model, weights, "evaluate", batch, (backend, threads, device), loss
+    )
     check_dataset(program.graph, dataset)
     total, right = 0.0, 0
     in_order = batches(dataset, program.batch, seed=0, epoch=0, shuffle=False)
@@ -79,13 +84,14 @@ def predict(
     batch: int = BATCH,
     backend: str = "numpy",
     threads: int | None = None,
+    device: str | None = None,
 ) -> Prediction:
     """The classes of images [n, ...], and how likely the network finds each class.
 
     ``model`` is a compiled inference, or a model, which is compiled for ``batch``
     images; for ``weights`` see ``evaluate``. RunError if something does not fit.
     """
-    program = _ready(model, weights, "predict", batch, backend, threads, None)
+    program = _ready(model, weights, "predict", batch, (backend, threads, device), None)
     given = np.asarray(images, dtype=np.float32)
     name = image_input(program.graph)
     _check_shape(program.graph, given.shape, "the images")
@@ -145,8 +151,7 @@ def _ready(
     weights: Weights | None,
     what: str,
     batch: int,
-    backend: str,
-    threads: int | None,
+    where: tuple[str, int | None, str | None],
     loss: Callable[..., Any] | None,
 ) -> Program:
     """The program to ask, with its weights in place."""
@@ -159,7 +164,9 @@ def _ready(
                 "history.program.parameters of its training"
             )
         step = model.inference() if loss is None else model.evaluation_step(loss=loss)
-        program = step.compile(backend=backend, batch=batch, threads=threads)
+        backend, threads, device = where
+        device_named(backend, device)
+        program = step.compile(backend, batch, threads, device=device)
     if weights is not None:
         program.load(weights)
     return program
