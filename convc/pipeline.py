@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from convc.backends import backend_named
 from convc.dump import dumped
-from convc.engines import device_named
+from convc.engines import targeted
 from convc.ir.errors import CompileError
 from convc.ir.graph import Graph
 from convc.lockfile import tuned
@@ -128,7 +128,7 @@ class Step:
         Where CONVC_DUMP names a folder, what was made is left there, see ``dump``.
         """
         if device is not None:
-            device_named(backend, device)
+            backend = targeted(backend, device)
         with dumped(f"{self.graph.name}-{self.kind}") as record:
             stages = self.stages(backend, batch, threads, check, record.trail)
             program = Program(tuple(stages), backend_named(backend), device)

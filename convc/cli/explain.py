@@ -57,7 +57,7 @@ def explain(
     """
     from convc.cli.colour import print_text
     from convc.cli.explanation import explanation_text
-    from convc.engines import device_named
+    from convc.engines import targeted
     from convc.explain import explain as explain_layer
     from convc.explain import known_layer
     from convc.places import file_of
@@ -75,7 +75,7 @@ def explain(
     if measure is None:
         measure = backend == "numpy"
     if measure:
-        device_named(backend, device)
+        backend = targeted(backend, device)
     program = chosen.compile(backend, batch, threads, device=device)
     times = kernel_times(program) if measure else None
     peaks = peaks_for(program) if measure else None
@@ -112,7 +112,7 @@ def plan(
     A kernel stands below the layer that leads it. FLOPs are those of the ops by
     definition, bytes those of what a kernel reads and writes, for one batch.
     """
-    from convc.engines import device_named
+    from convc.engines import targeted
     from convc.plan_table import SPARE, kernel_times, plan_table
     from convc.roofline import peaks_for
 
@@ -120,7 +120,7 @@ def plan(
         raise click.UsageError("--new-peaks needs --measure, which compares with them")
     chosen = step_named(load_model(model, input_type), step)
     if measure:
-        device_named(backend, device)
+        backend = targeted(backend, device)
         program = chosen.compile(backend, batch, threads, device=device)
         peaks = peaks_for(program, new_peaks)
         table = plan_table(program.stages, backend, kernel_times(program), peaks)

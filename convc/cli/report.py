@@ -56,7 +56,7 @@ def report(
     pass, the user's lines beside the generated code, memory over time, and the speed
     of each kernel under the machine's roofline.
     """
-    from convc.engines import device_named
+    from convc.engines import targeted
     from convc.places import file_of
     from convc.plan_table import kernel_times
     from convc.report.data import Facts, record
@@ -67,7 +67,7 @@ def report(
     if measure is None:
         measure = backend == "numpy"
     if measure:
-        device_named(backend, device)
+        backend = targeted(backend, device)
     loaded = load_model(model, input_type)
     start = perf_counter()
     program = step_named(loaded, step).compile(backend, batch, threads, device=device)

@@ -87,7 +87,7 @@ def run(
     The passes after it run, see --from and --step; NN-PASS.ir in a folder of
     convc compile or CONVC_DUMP says itself where it stands.
     """
-    from convc.engines import device_named
+    from convc.engines import targeted
     from convc.stage_file import random_inputs, read_stage, rest, state_of
 
     for_runs = {"--input": inputs, "--weights": weights, "--images": images}
@@ -96,7 +96,7 @@ def run(
         given = " and ".join(name for name, value in for_runs.items() if value)
         raise click.UsageError(f"--to runs nothing; leave out {given}")
     if to is None:
-        device_named(settings["backend"], device)
+        settings["backend"] = targeted(settings["backend"], device)
     graph = read_stage(file)
     left = rest(graph, file, after, step or "")
     settings = _settings(graph, file, settings)

@@ -71,11 +71,11 @@ def bisect(
     if after is not None:
         _between(Path(model), Path(after))
         return
-    from convc.engines import device_named
+    from convc.engines import targeted
     from convc.trust.bisect import Search
     from convc.trust.finding import WHOLE
 
-    device_named(backend)
+    backend = targeted(backend)
     loaded = load_model(model, input_type)
     whole = WHOLE.format(
         model=model,
@@ -153,10 +153,10 @@ def audit(
     central differences in float64. A difference that rounding does not explain makes
     the exit code 1.
     """
-    from convc.engines import device_named
+    from convc.engines import targeted
     from convc.trust.audit import Audit
 
-    device_named(backend)
+    backend = targeted(backend)
     graph, rows = load_model(model, input_type).training_step().graph, []
     with _working() as tell:
         tell("kernels of the first layer")

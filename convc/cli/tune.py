@@ -69,10 +69,10 @@ def tune(
     compile read the lockfile: --lockfile, else CONVC_LOCKFILE, else ./convc.lock.
     """
     from convc import lockfile
-    from convc.engines import device_named
+    from convc.engines import targeted
     from convc.tuning import recalled, tasks_of
 
-    device_named(backend)
+    backend = targeted(backend)
     path = lockfile.lockfile_path() or Path(lockfile.NAME)
     entries = lockfile.read_lockfile(path) if path.exists() else {}
     chosen = step_named(load_model(model, input_type), step)

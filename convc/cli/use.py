@@ -107,10 +107,12 @@ def train(
     if weights_out is not None and not weights_out.absolute().parent.is_dir():
         raise click.UsageError(f"--weights-out: there is no {weights_out.parent}")
     from convc.data.mnist import load_mnist
+    from convc.engines import targeted
     from convc.optimizers import OPTIMIZERS, Optimizer
     from convc.runtime.checkpoint import save_weights
     from convc.runtime.trainer import fit
 
+    settings["backend"] = targeted(settings["backend"], settings["device"])
     loaded = load_model(model)
     rule: Callable[..., Optimizer] = OPTIMIZERS[optimizer]
     chosen = rule() if learning_rate is None else rule(learning_rate=learning_rate)
@@ -158,8 +160,10 @@ def evaluate(
 ) -> None:
     """Print a trained model's loss and accuracy on the test images."""
     from convc.data.mnist import load_mnist
+    from convc.engines import targeted
     from convc.runtime import evaluation
 
+    backend = targeted(backend, device)
     loaded = load_model(model)
     tensors = read_weights(loaded, weights)
     splits = load_mnist(data)

@@ -33,6 +33,19 @@ def device_named(backend: str, device: str | None = None) -> str:
     return "cpu"
 
 
+def targeted(backend: str, device: str | None = None) -> str:
+    """The backend for the device, which is looked for: ``triton`` gets its target.
+
+    CompileError as ``device_named``.
+    """
+    place = device_named(backend, device)
+    if backend != "triton" or place == "interpret":
+        return backend
+    from convc.engines.device import architecture, nearest_target
+
+    return f"triton:{nearest_target(architecture(place))}"
+
+
 def engine_for(
     backend: str, device: str | None, graph: Graph, emitted: Emitted
 ) -> Engine:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from convc.backends.gpu.targets import TARGETS
 from convc.ir.errors import CompileError
 from convc.ir.ops.base import Array
 
@@ -161,6 +162,35 @@ class Cuda:
                 marks.append((begin, end))
         self.wait()
         return [a.elapsed_time(b) / 1e3 for a, b in marks[len(groups) :]]
+
+
+def architecture(name: str) -> str:
+    """What kind of GPU that is, as targets are called: sm_90, gfx942."""
+    import torch
+
+    if torch.version.hip:
+        properties = torch.cuda.get_device_properties(name)
+        return str(properties.gcnArchName).partition(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(name))
+
+
+def nearest_target(kind: str) -> str:
+    """The target whose schedules suit a kind of GPU: its own, or the next older.
+
+    CompileError if there is none.
+    """
+    if kind in TARGETS:
+        return kind
+    if kind.startswith("gfx9"):
+        return "gfx942"
+    numbers = sorted(int(name[3:]) for name in TARGETS if name.startswith("sm_"))
+    older = [n for n in numbers if kind.startswith("sm_") and n < int(kind[3:])]
+    if not older:
+        raise CompileError(
+            f"this GPU is {kind}; the triton backend has kernels for gfx942 and for "
+            f"NVIDIA's from sm_{numbers[0]} on"
+        )
+    return f"sm_{older[-1]}"
 
 
 def device(name: str) -> Device:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convc.data.batches import Dataset, batches
-from convc.engines import device_named
+from convc.engines import targeted
 from convc.ir.errors import RunError
 from convc.ir.graph import Graph
 from convc.losses import softmax_cross_entropy
@@ -165,7 +165,7 @@ def _ready(
             )
         step = model.inference() if loss is None else model.evaluation_step(loss=loss)
         backend, threads, device = where
-        device_named(backend, device)
+        backend = targeted(backend, device)
         program = step.compile(backend, batch, threads, device=device)
     if weights is not None:
         program.load(weights)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convc.data.batches import SHUFFLE_STREAM, Dataset, batch_count
-from convc.engines import device_named
+from convc.engines import targeted
 from convc.ir import philox
 from convc.ir.errors import RunError
 from convc.losses import softmax_cross_entropy
@@ -99,7 +99,7 @@ def fit(
     that is NaN or infinite; CheckpointError where nothing can be resumed.
     """
     _refuse(epochs, batch, checkpoint_every, steps_per_graph, directory, resume)
-    device_named(backend, device)
+    backend = targeted(backend, device)
     optimizer = optimizer or Adam(1e-3)
     for dataset in filter(None, (train, validation)):
         _refuse_dataset(model, dataset)

@@ -3,9 +3,11 @@
 A fake torch.cuda stands for the GPU: see fake_cuda.py.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,16 @@ import pytest
 
 pytest.importorskip("triton", reason="needs triton: pip install 'convc[triton]'")
 
+import torch
 from fake_cuda import FakeCuda, fake_cuda
 from triton_sample import SampleBackend, engine_of, sample
 
+from convc.engines import targeted
 from convc.engines.base import NoRoom
 from convc.ir.errors import CompileError, RunError
 from convc.ir.interpreter import interpret
+from convc.model import Model
+from convc.networks import two_conv
 from convc.program import Program
 
 __all__ = ["fake_cuda"]
@@ -260,8 +266,6 @@ def test_two_steps_are_one_launch_when_asked(fake_cuda: FakeCuda) -> None:
 def test_a_data_set_without_room_is_refused_with_its_size(
     fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch
-
     program = sample("cuda")
 
     def full(*_: object, **__: object) -> None:
@@ -306,8 +310,6 @@ def test_an_unknown_device_is_refused(name: str) -> None:
 def test_a_gpu_that_is_not_there_is_refused(
     fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch
-
     with pytest.raises(
         CompileError, match="cuda:1 is not there; torch finds 1: cuda:0$"
     ):
@@ -338,9 +340,6 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(
 
 
 def test_the_numpy_backend_has_no_other_device() -> None:
-    from convc.model import Model
-    from convc.networks import two_conv
-
     step = Model(two_conv).inference()
     with pytest.raises(CompileError, match="numpy backend runs on the cpu, not on 'cu"):
         step.compile(batch=1, device="cuda")
@@ -348,8 +347,6 @@ def test_the_numpy_backend_has_no_other_device() -> None:
 
 
 def in_new_process(code: str, **environment: str) -> str:
-    import os
-
     kept = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -378,3 +375,42 @@ def test_labels_of_a_whole_data_set_are_checked(
     monkeypatch.setattr(program, "_classes", {"labels": 10})
     with pytest.raises(RunError, match="%labels holds labels 0 to 9.* got 0 to 10"):
         program.resident(("image", IMAGES), ("labels", LABELS))
+
+
+@pytest.mark.parametrize(
+    ("capability", "target"),
+    [
+        *(((8, 0), "sm_80"), ((8, 9), "sm_80"), ((9, 0), "sm_90")),
+        *(((10, 3), "sm_100"), ((12, 0), "sm_120"), ((12, 1), "sm_120")),
+    ],
+)
+def test_a_program_for_a_gpu_is_made_for_its_kind_or_the_next_older(
+    capability: tuple[int, int],
+    target: str,
+    fake_cuda: FakeCuda,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda name: capability)
+    assert targeted("triton", "cuda:0") == targeted("triton") == f"triton:{target}"
+    assert targeted("triton:sm_80", "cuda") == "triton:sm_80"
+    assert targeted("triton:interpret") == "triton:interpret"
+    assert targeted("triton", "interpret") == "triton"
+    assert targeted("numpy") == "numpy"
+
+
+@pytest.mark.parametrize("name", ["gfx942:sramecc+:xnack-", "gfx90a"])
+def test_amds_gpus_are_asked_for_their_names(
+    name: str, fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    found = SimpleNamespace(gcnArchName=name)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda place: found)
+    assert targeted("triton", "cuda") == "triton:gfx942"
+
+
+def test_a_gpu_that_is_too_old_is_refused(
+    fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda name: (7, 5))
+    with pytest.raises(CompileError, match="GPU is sm_75; .* NVIDIA's from sm_80 on"):
+        targeted("triton")
