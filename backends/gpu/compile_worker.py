@@ -29,7 +29,7 @@ def _error(job: dict[str, Any]) -> str:
     """Do a job; what went wrong, or nothing."""
     try:
         _compile(job)
-    except Exception as error:  # noqa: BLE001  any failure of a compiler is an answer
+    except Exception as error:  # noqa: BLE001 - any failure is an answer
         return str(error) or type(error).__name__
     return ""
 

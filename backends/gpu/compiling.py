@@ -40,7 +40,7 @@ class Binary:
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """What Triton says of it: ``shared`` bytes, ``num_warps``, ``name``, …"""
+        """What Triton says of it: ``shared`` bytes, ``num_warps``, ``name``."""
         found: dict[str, Any] = json.loads(self.files["json"].read_bytes())
         return found
 
@@ -90,14 +90,14 @@ def compile_source(
         errors = (workers or shared_workers()).run(jobs, progress)
         _raise_first(machines, errors, target)
 
-    path = cache.entry(
-        folder or cache.cache_folder(), _made_from(source, target), make
-    )
+    path = cache.entry(folder or cache.cache_folder(), _made_from(source, target), make)
     binaries = {
         machine: Binary(machine.kernel, _files(path, stem))
         for machine, stem in zip(machines, stems, strict=True)
     }
-    return Compiled(known, tuple(launches), tuple(binaries[x.machine] for x in launches))
+    return Compiled(
+        known, tuple(launches), tuple(binaries[x.machine] for x in launches)
+    )
 
 
 def ready(module: ModuleType, compiled: Compiled) -> list[Any]:

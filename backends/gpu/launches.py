@@ -90,9 +90,7 @@ def _launch(
     machine = Machine(
         kernel=name,
         signature=tuple(zip(arguments, kinds, strict=True)),
-        aligned=tuple(
-            i for i, p in enumerate(pointers) if places[p][1] % ALIGNED == 0
-        ),
+        aligned=tuple(i for i, p in enumerate(pointers) if places[p][1] % ALIGNED == 0),
         warps=warps,
         stages=stages,
     )

@@ -63,6 +63,10 @@ class Workers:
         while self._idle:
             self._idle.pop().end()
 
+    def processes(self) -> list[int]:
+        """The process ids of those that are there."""
+        return [worker.id for worker in (*self._busy, *self._idle)]
+
     def _do(self, job: Job) -> str:
         try:
             worker = self._idle.pop()
@@ -91,7 +95,7 @@ class _Worker:
     """One process, and what it said on stderr."""
 
     def __init__(self) -> None:
-        self._said = tempfile.TemporaryFile()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - end() closes it
         path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
         environment = {**os.environ, "PYTHONPATH": path}
         environment.pop("TRITON_INTERPRET", None)
@@ -102,6 +106,11 @@ class _Worker:
             stderr=self._said,
             env=environment,
         )
+
+    @property
+    def id(self) -> int:
+        """The process's id."""
+        return self._process.pid
 
     def alive(self) -> bool:
         """Whether it can take another job."""
