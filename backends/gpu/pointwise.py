@@ -83,6 +83,12 @@ def _cast(t: Tile, node: Node, coords: Coords, where: Where) -> str:
     return f"{x}.to({dtype(kind)})"
 
 
+def _tanh(t: Tile, node: Node, coords: Coords, where: Where) -> str:
+    if node.result.type.dtype is DType.F64:
+        raise t.kernel.refusal("tanh is computed in float32")
+    return f"tanh({t.value(node.operands[0], coords, where)})"
+
+
 def _apply_mask(t: Tile, node: Node, coords: Coords, where: Where) -> str:
     x, mask = _operands(t, node, coords, where)
     scale = number(node.attrs["scale"])
@@ -362,7 +368,7 @@ RULES: dict[str, Rule] = {
     "log": _simple("tl.log({})"),
     "sqrt": _simple("tl.sqrt({})", "tl.sqrt_rn({})"),
     "cos": _simple("tl.cos({})"),
-    "tanh": _simple("tanh({})"),
+    "tanh": _tanh,
     "sigmoid": _simple(
         "1.0 / (1.0 + tl.exp(-{}))", "tl.div_rn(1.0, 1.0 + tl.exp(-{}))"
     ),

@@ -80,8 +80,8 @@ def fit(
     """Train a model; its history, whose program holds the trained weights.
 
     The images are shuffled anew in each epoch, and the last batch may be smaller.
-    Without an ``optimizer`` it is Adam(0.001); the precision is the model's. After each epoch the ``validation``
-    images are tested. With ``progress`` the memory plan, a bar and a line per epoch
+    Without an ``optimizer`` it is Adam(0.001); the precision is the model's. After each
+    epoch the ``validation`` images are tested. With ``progress`` the memory plan, a bar and a line per epoch
     are shown; ``check`` has every compiler pass checked.
 
     On a ``device`` (see ``Program``) that gathers the batches itself, the images are
