@@ -81,8 +81,8 @@ def fit(
 
     The images are shuffled anew in each epoch, and the last batch may be smaller.
     Without an ``optimizer`` it is Adam(0.001); the precision is the model's. After each
-    epoch the ``validation`` images are tested. With ``progress`` the memory plan, a bar and a line per epoch
-    are shown; ``check`` has every compiler pass checked.
+    epoch the ``validation`` images are tested. With ``progress`` the memory plan, a bar
+    and a line per epoch are shown; ``check`` has every compiler pass checked.
 
     On a ``device`` (see ``Program``) that gathers the batches itself, the images are
     copied there once, and ``steps_per_graph`` steps are one launch on a GPU. There
