@@ -41,13 +41,21 @@ class TritonBackend:
     def check_schedule(self, kernel: Node, batch: int, threads: int) -> None:
         """CompileError when the kernel cannot run as it is scheduled."""
         bound = Kernel(kernel, batch)
-        known = self.candidates(kernel, batch, threads)[0].schedule
-        if set(bound.schedule) != set(known):
+        known = {frozenset(c.schedule) for c in self.candidates(kernel, batch, threads)}
+        if frozenset(bound.schedule) not in known:
+            wanted = " or ".join(str(sorted(keys)) for keys in known)
             raise CompileError(
                 f"kernel {kernel.attrs['name']}: its schedule has "
-                f"{sorted(bound.schedule)}, the triton backend wants {sorted(known)}"
+                f"{sorted(bound.schedule)}, the triton backend wants {wanted}"
             )
         launches(bound)
+        for key in bound.schedule:
+            if key.startswith("images_") and bound.integer(key) < batch:
+                raise CompileError(
+                    f"kernel {kernel.attrs['name']}: its schedule is for "
+                    f"{bound.integer(key)} images, the program for {batch}; choose "
+                    "its schedule again"
+                )
 
     def scratch(self, kernel: Node, threads: int) -> tuple[Scratch, ...]:
         """The parts of sums that are added by a second launch."""

@@ -10,9 +10,9 @@ from convc.backends.gpu import optimizer
 from convc.backends.gpu.affine import Symbol
 from convc.backends.gpu.kernel import Kernel, Tile
 from convc.backends.gpu.names import RESERVED, TORCH
-from convc.backends.gpu.prelude import HELPERS, RUNNER
+from convc.backends.gpu.prelude import HELPERS, runner
 from convc.backends.gpu.region import is_optimizer, launches, scratch_values
-from convc.backends.gpu.section import Launch, Section
+from convc.backends.gpu.section import Launch, Section, function_name
 from convc.backends.source import LINE, comment, identifier, wrapped
 from convc.ir.graph import Arena, Graph, Loc, Value
 from convc.ir.printer import node_lines
@@ -81,7 +81,7 @@ class File:
         made = launches(kernel)
         for launch in made:
             name = self.unique(launch.name)
-            if launch is made[0]:
+            if launch.name == function_name(kernel):
                 function = name
             self.launch(kernel, launch, name)
         self.counts.append(len(made))
@@ -228,8 +228,7 @@ def emit_program(graph: Graph, arena: Arena) -> Emitted:
         EmittedKernel(k.function, k.node, k.first + shift, k.last + shift)
         for k in file.kernels
     )
-    runner = RUNNER.strip("\n").split("\n")
-    lines = [*head, *file.lines, *_tables(file, graph), "", "", *runner]
+    lines = [*head, *file.lines, *_tables(file, graph), "", "", runner(source)]
     return Emitted("\n".join(lines) + "\n", kernels)
 
 

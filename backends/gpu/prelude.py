@@ -63,3 +63,24 @@ class Program:
         for number in range(len(LAUNCHES)):
             self.launch(number)
 '''
+
+WORKSPACE = '''
+        self.spare = []  # memory for descriptors, kept for graphs that point to it
+        triton.set_allocator(self.workspace)
+
+    def workspace(self, size, alignment, stream):
+        """Memory for the descriptors of one launch."""
+        if not self.spare or self.spare[-1].numel() < size:
+            self.spare.append(self.arena.new_empty(size))
+        return self.spare[-1]
+'''
+"""What the runner needs where kernels make tensor descriptors."""
+
+
+def runner(source: str) -> str:
+    """The class that runs the kernels in ``source``."""
+    if "make_tensor_descriptor" not in source:
+        return RUNNER.strip("\n")
+    first = '        self.at("!images").fill_(BATCH)\n'
+    head, _, tail = RUNNER.strip("\n").partition(first)
+    return f"{head}{first}{WORKSPACE.strip(chr(10))}\n{tail}"

@@ -5,7 +5,7 @@ its tile; what precedes it, where its operands are read. Anchors that do not dep
 each other stand side by side in one launch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from convc.backends.base import OPTIMIZERS
 from convc.backends.gpu import optimizer, reduction, rows
@@ -26,6 +26,7 @@ from convc.backends.gpu.conv import (
     input_gradient,
     product,
 )
+from convc.backends.gpu.halo import Halo, halo_of, write_copy, write_halo_product
 from convc.backends.gpu.kernel import Kernel, Tile
 from convc.backends.gpu.pointwise import RULES
 from convc.backends.gpu.scope import computed
@@ -128,23 +129,62 @@ def launches(kernel: Kernel) -> list[Launch]:
         return [Launch(name, (Section(name, programs, update),), warps, stages)]
     if is_rows(kernel):
         return [_rows_launch(kernel, name, warps, stages)]
-    first, second = [], []
+    before, first, after = list[Section](), list[Section](), list[Section]()
     for part in parts_of(kernel):
         node = part.anchor
         if node is None:
             first.append(_flat(kernel, part))
-        elif node.op in PRODUCTS:
-            one, more = _product(kernel, part)
-            first.append(one)
-            second += more
+        elif node.op not in PRODUCTS:
+            first.append(_reduction(kernel, part))
+        elif (halo := scheduled_halo(kernel, node)) is not None:
+            before.append(_halo_copy(kernel, halo))
+            first.append(_halo_product(kernel, part, halo))
         else:
-            one, more = _reduction(kernel, part)
-            first.append(one)
-            second += more
+            first.append(_product(kernel, part))
+        if node is not None and split_of(kernel, node) > 1:
+            after.append(_finish(kernel, part, split_of(kernel, node)))
     found = [Launch(name, tuple(first), warps, stages)]
-    if second:
-        found.append(Launch(f"{name}_sum", tuple(second), 4, 1))
+    if before:
+        found.insert(0, Launch(f"{name}_halo", tuple(before), 4, 1))
+    if after:
+        found.append(Launch(f"{name}_sum", tuple(after), 4, 1))
     return found
+
+
+def split_of(kernel: Kernel, node: Node) -> int:
+    """Into how many parts the sum of an anchor is split."""
+    return kernel.integer(f"split_{node.name}") if splits(node) else 1
+
+
+def scheduled_halo(kernel: Kernel, node: Node) -> Halo | None:
+    """The border that a convolution is scheduled to be done over, if it is."""
+    if kernel.schedule.get(f"loop_{node.name}") != "halo":
+        return None
+    halo = halo_of(kernel, node)
+    if halo is None:
+        raise kernel.refusal(f"{node.op} cannot be done over a border of zeros here")
+    return halo
+
+
+def _halo_copy(kernel: Kernel, halo: Halo) -> Section:
+    of, name = halo.stored.type, f"{section_name(kernel, halo.anchor)}_halo"
+    block = min(COPIED, power(of.elements(1)))
+
+    def write(t: Tile, pid: Symbol) -> None:
+        n, *rest = flat_coords(t, of, pid, block)
+        write_copy(t, halo, [t.among_images(n), *rest])
+
+    return Section(name, tiles(of.elements(1), block), write)
+
+
+def _halo_product(kernel: Kernel, part: Part, halo: Halo) -> Section:
+    tile = kernel.integers(f"tile_{halo.anchor.name}", 3)
+
+    def write(t: Tile, pid: Symbol) -> None:
+        coords = write_halo_product(t, halo, pid, tile)
+        write_results(t, kernel, halo.anchor, coords, part.yields)
+
+    return Section(section_name(kernel, halo.anchor), halo.programs(tile), write)
 
 
 def _rows_launch(kernel: Kernel, name: str, warps: int, stages: int) -> Launch:
@@ -174,11 +214,11 @@ def planes(kernel: Kernel, node: Node, split: int) -> Value:
     return Value(f"{kernel.node.name}!planes_{node.name}", of)
 
 
-def _product(kernel: Kernel, part: Part) -> tuple[Section, list[Section]]:
+def _product(kernel: Kernel, part: Part) -> Section:
     node = part.anchor
     assert node is not None
     tile = kernel.integers(f"tile_{node.name}", 3)
-    split = kernel.integer(f"split_{node.name}") if splits(node) else 1
+    split = split_of(kernel, node)
     taps = 2 if kernel.schedule.get(f"loop_{node.name}") == "tap" else 0
     spec = contraction(kernel, part, taps)
     pool, yields = pool_of(kernel, part), part.yields
@@ -206,8 +246,7 @@ def _product(kernel: Kernel, part: Part) -> tuple[Section, list[Section]]:
         else:
             write_results(t, kernel, node, coords, yields)
 
-    section = Section(section_name(kernel, node), spec.programs(tile, split), write)
-    return section, [_finish(kernel, part, split)] if split > 1 else []
+    return Section(section_name(kernel, node), spec.programs(tile, split), write)
 
 
 def splits(node: Node) -> bool:
@@ -218,11 +257,11 @@ def splits(node: Node) -> bool:
     )
 
 
-def _reduction(kernel: Kernel, part: Part) -> tuple[Section, list[Section]]:
+def _reduction(kernel: Kernel, part: Part) -> Section:
     node = part.anchor
     assert node is not None
     tile = kernel.integers(f"tile_{node.name}", 2)
-    split = kernel.integer(f"split_{node.name}") if splits(node) else 1
+    split = split_of(kernel, node)
     kept, _ = reduction.parts_of(node)
     columns = tiles(reduction.size_of(kept, kernel.batch), tile[1])
 
@@ -235,12 +274,13 @@ def _reduction(kernel: Kernel, part: Part) -> tuple[Section, list[Section]]:
             t.known(node.result, at, "acc")
             reduction.store_all(t, kernel, part.yields, at)
 
-    section = Section(section_name(kernel, node), split * columns, write)
-    return section, [_finish(kernel, part, split)] if split > 1 else []
+    return Section(section_name(kernel, node), split * columns, write)
 
 
 BLOCK = 256
 """Elements of a program that adds the parts of a sum."""
+COPIED = 2048
+"""Elements of a program that gives an image its border."""
 
 
 def _finish(kernel: Kernel, part: Part, split: int) -> Section:
@@ -307,9 +347,11 @@ def scratch_values(kernel: Kernel) -> list[Value]:
     if is_optimizer(kernel) or is_rows(kernel):
         return []
     found = []
-    for part in parts_of(kernel):
-        if part.anchor is not None and splits(part.anchor):
-            split = kernel.integer(f"split_{part.anchor.name}")
-            if split > 1:
-                found.append(planes(kernel, part.anchor, split))
+    for node in (p.anchor for p in parts_of(kernel) if p.anchor is not None):
+        if split_of(kernel, node) > 1:
+            found.append(planes(kernel, node, split_of(kernel, node)))
+        halo = scheduled_halo(kernel, node)
+        if halo is not None:
+            images = kernel.integer(f"images_{node.name}")
+            found.append(replace(halo, kernel=replace(kernel, batch=images)).stored)
     return found

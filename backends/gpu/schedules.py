@@ -14,6 +14,7 @@ from itertools import product
 from convc.backends.base import Candidate, Cost
 from convc.backends.gpu import optimizer, reduction, rows
 from convc.backends.gpu.contraction import Contraction
+from convc.backends.gpu.halo import halo_of
 from convc.backends.gpu.kernel import Kernel
 from convc.backends.gpu.region import (
     PRODUCTS,
@@ -191,49 +192,54 @@ def _product(
     kernel: Kernel, part: Part, node: Node, device: Target
 ) -> Iterator[Option]:
     """Tiles that are no larger than they need be, with each loop that makes sense."""
-    for loop in _loops(node):
-        spec = contraction(kernel, part, 2 if loop == "tap" else 0)
+    for loop in _loops(kernel, node):
+        spec = contraction(kernel, part, 0 if loop in ("", "flat") else 2)
         summed = spec.summed[spec.taps :]
         sizes = [spec.size(p) for p in (spec.rows, spec.columns, summed)]
-        for tile in _shapes(sizes, device):
+        for tile in _shapes(sizes, _precision(node), device):
             if tile[0] < 2 * spec.positions:
                 continue
             for split in _shares(node, spec, tile, device):
                 yield _product_option(spec, node, loop, tile, split, device)
 
 
-def _loops(node: Node) -> tuple[str, ...]:
-    """The loops over taps and channels that a convolution may have."""
+def _loops(kernel: Kernel, node: Node) -> tuple[str, ...]:
+    """The loops over taps and channels that a product may have."""
     if node.op == "conv2d":
         channels = node.operands[1].type.inner[2]
     elif node.op == "conv2d_input_grad":
         channels = node.operands[1].type.inner[3]
     else:
         return ("",)
-    return (
-        ("tap",)
-        if channels % 16 == 0
-        else ("flat", "tap")
-        if channels > 16
-        else ("flat",)
-    )
+    if channels % 16:
+        return ("flat", "tap") if channels > 16 else ("flat",)
+    halo = halo_of(kernel, node) if _precision(node) != "fp32" else None
+    return ("tap",) if halo is None else ("tap", "halo")
 
 
-def _shapes(sizes: Sequence[int], device: Target) -> Iterator[tuple[int, int, int]]:
-    """Rows, columns and depth of a tile."""
+def _shapes(
+    sizes: Sequence[int], precision: str, device: Target
+) -> Iterator[tuple[int, int, int]]:
+    """Rows, columns and depth of a tile.
+
+    Sums in float32 proper lie in registers with the operands of a step, which bounds
+    the volume of a tile; tensor cores read operands from shared memory.
+    """
     if not device.compiles:
         depth = min(128, max(16, power(sizes[2])))
         columns = min(512, max(16, power(sizes[1])))
         rows = min(2048, max(16, power(sizes[0])))
         yield rows, columns, depth
         return
+    plain = precision == "fp32"
+    depths = (16, 32) if plain else (32, 64, 16)
     for rows, columns, depth in product(
-        (128, 64, 32, 16), (64, 128, 32, 16), (32, 16, 64)
+        (128, 64, 32, 16, 256), (64, 128, 32, 16), depths
     ):
         wanted = zip((rows, columns, depth), sizes, strict=True)
-        fits = all(tile <= max(16, power(size)) for tile, size in wanted)
-        small = rows * columns <= 128 * 64 and depth * (rows + columns) <= 8192
-        if fits and small:
+        if not all(tile <= max(16, power(size)) for tile, size in wanted):
+            continue
+        if rows * columns * depth <= 64 * 64 * 16 * (1 if plain else 32):
             yield rows, columns, depth
 
 
@@ -263,8 +269,13 @@ def _product_option(
 ) -> Option:
     rows, columns, depth = tile
     attrs: dict[str, Attr] = {f"tile_{node.name}": tile}
+    programs = spec.programs(tile, split)
     if loop:
         attrs[f"loop_{node.name}"] = loop
+    halo = halo_of(spec.kernel, node) if loop == "halo" else None
+    if halo is not None:
+        attrs[f"images_{node.name}"] = spec.kernel.batch
+        programs = halo.programs(tile)
     if splits(node):
         attrs[f"split_{node.name}"] = split
     steps = tiles(spec.size(spec.summed[spec.taps :]), depth)
@@ -272,15 +283,17 @@ def _product_option(
     sm = device.flops[_precision(node)] / device.sms
     filled = (rows * columns / (128 * 64)) ** 0.25
     arithmetic = 2.0 * rows * columns * depth / sm / (0.8 * filled)
-    moved = 4.0 * depth * (rows + columns) / (CACHE * device.bandwidth / device.sms)
-    indices = (2 if spec.taps else 8) * depth * (rows + columns)
+    width = node.operands[0].type.dtype.itemsize
+    moved = width * depth * (rows + columns) / (CACHE * device.bandwidth / device.sms)
+    indices = (8 if not spec.taps else 0 if halo else 2) * depth * (rows + columns)
     integer = indices / (device.flops["fp32"] / device.sms / 4)
     seconds = START + steps * (STEP + max(arithmetic, moved) + integer)
     after = 0.0
     if split > 1:
         size = node.result.type.nbytes(spec.kernel.batch)
         after = START + split * size / (CACHE * device.bandwidth)
-    programs = spec.programs(tile, split)
+    if halo is not None:
+        after += START + 2 * halo.stored.type.nbytes(1) / device.bandwidth
     return Option(attrs, rows * columns, programs, seconds, after)
 
 

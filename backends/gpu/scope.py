@@ -174,6 +174,17 @@ class Scope:
             self.top.known[key] = found
         return Symbol(self.top.known[key], 1, self.batch, frozenset(), self.top)
 
+    def among_images(self, index: Index) -> Index:
+        """An image's number, bounded by how many this step has."""
+        symbol = self.named(index, "n").terms[0][0] if index.terms else None
+        if symbol is None:
+            return index
+        images = self.images()
+        text = f"{symbol.name} < {images.name}"
+        own = Condition(text, symbol.axes, (symbol, images))
+        bound = replace(symbol, conditions=(*symbol.conditions, own))
+        return Index.of(bound)
+
     def digits(self, whole: Symbol, parts: Sequence[tuple[str, int]]) -> list[Index]:
         """The digits of a number, most significant first; ``parts`` are their sizes."""
         number = Digits(whole)
