@@ -94,6 +94,8 @@ class Backend(Protocol):
     """One target. All methods are pure functions of the graph they are given."""
 
     name: str
+    threaded: bool
+    """Whether threads of the host share a step's work."""
     redraws_masks: bool
     """Whether each kernel draws the dropout masks it reads, instead of one for all."""
 

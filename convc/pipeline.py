@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 
 from convc.backends import backend_named
+from convc.backends.base import Backend
 from convc.dump import dumped
 from convc.engines import targeted
 from convc.ir.errors import CompileError
@@ -108,10 +109,11 @@ class Step:
         """
         if batch < 1:
             raise CompileError(f"a batch has at least 1 image, got {batch}")
-        workers = default_threads() if threads is None else threads
+        target = backend_named(backend)
+        workers = default_threads(target) if threads is None else threads
         if workers < 1:
             raise CompileError(f"a program needs at least 1 thread, got {workers}")
-        context = Context(backend_named(backend), batch, workers, tuned=tuned())
+        context = Context(target, batch, workers, tuned=tuned())
         return run_passes(self.graph, self.passes, context, check, trail)
 
     def compile(
@@ -136,8 +138,10 @@ class Step:
         return program
 
 
-def default_threads() -> int:
-    """The cores this process may use."""
+def default_threads(backend: Backend) -> int:
+    """The cores this process may use; 1 where kernels run on a device of their own."""
+    if not backend.threaded:
+        return 1
     return (
         len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")

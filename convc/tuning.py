@@ -131,15 +131,16 @@ def tasks_of(
     A schedule that may break ties is none where gradients depend on them. Kernels that
     mean the same on the same shapes are one task.
     """
-    context = Context(backend_named(backend), batch, threads or default_threads())
+    target = backend_named(backend)
+    context = Context(target, batch, threads or default_threads(target))
     at = step.passes.index(CHOOSE_SCHEDULE)
     graph = run_passes(step.graph, step.passes[:at], context)[-1].graph
     ties = depends_on_ties(graph)
-    target = context.backend.target(context.threads)
+    machine = target.target(context.threads)
     tasks: dict[Key, Task] = {}
     single = 0
     for node in (n for n in graph.nodes if n.region is not None):
-        key = key_of(node, batch, target)
+        key = key_of(node, batch, machine)
         if key in tasks:
             tasks[key] = replace(tasks[key], count=tasks[key].count + 1)
             continue

@@ -18,6 +18,7 @@ class NumpyBackend:
     """Emits NumPy; stores every batched value with the batch innermost."""
 
     name = "numpy"
+    threaded = True
     redraws_masks = False
 
     def layout(self, tensor: TensorType) -> TensorType:

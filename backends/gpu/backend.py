@@ -14,6 +14,7 @@ from convc.ir.types import TensorType
 class TritonBackend:
     """Emits Triton; stores every value in the plain layout, images NHWC."""
 
+    threaded = False
     redraws_masks = True
 
     def __init__(self, target: str = "sm_90") -> None:

@@ -142,9 +142,10 @@ def _settings(graph: Graph, file: Path, settings: dict[str, Any]) -> dict[str, A
                     "resume a stage in front of plan-memory"
                 )
         settings["threads"] = plan.threads
-    threads = settings["threads"] or default_threads()
+    backend = backend_named(settings["backend"])
+    threads = settings["threads"] or default_threads(backend)
     batch = settings["batch"] or batch_of(graph) or 128
-    check_schedules(graph, backend_named(settings["backend"]), batch, threads)
+    check_schedules(graph, backend, batch, threads)
     return {**settings, "batch": batch, "threads": threads}
 
 

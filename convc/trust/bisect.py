@@ -63,7 +63,9 @@ class Search:
         return Context(backend_named(self.backend), self.batch, self._workers())
 
     def _workers(self) -> int:
-        return default_threads() if self.threads is None else self.threads
+        if self.threads is not None:
+            return self.threads
+        return default_threads(backend_named(self.backend))
 
     # -- gradient rules
 

@@ -5,6 +5,7 @@ import pytest
 from compiled import agrees, inputs_for
 from pass_bench import graph_of
 
+from convc.backends import backend_named
 from convc.ir.errors import CompileError
 from convc.ir.graph import Graph
 from convc.ir.parser import parse
@@ -125,8 +126,9 @@ def test_an_unknown_backend_is_refused_and_the_known_are_listed() -> None:
 
 
 def test_threads_are_the_cores_of_this_process() -> None:
-    assert default_threads() >= 1
-    assert SMALL.inference().compile(batch=1).threads == default_threads()
+    numpy, triton = backend_named("numpy"), backend_named("triton")
+    assert default_threads(numpy) >= 1 == default_threads(triton)
+    assert SMALL.inference().compile(batch=1).threads == default_threads(numpy)
 
 
 def test_a_pass_that_fails_is_named_by_compile() -> None:
