@@ -86,9 +86,10 @@ class KernelFacts:
     """A kernel that a layer takes part in.
 
     ``ops`` has the ops by layer, this one's first. ``origin`` says who chose the
-    schedule: "cost model", "lockfile" or "given". ``cost`` is the prediction's
-    reasons, None for a schedule that the backend does not propose. ``share`` is the
-    part of the step's time that it takes, measured if that is known, else predicted.
+    schedule: "cost model", "lockfile", "compiled" or "given". ``cost`` is the
+    prediction's reasons, None for a schedule that the backend does not propose.
+    ``share`` is the part of the step's time that it takes, measured if that is known,
+    else predicted.
     """
 
     row: KernelRow
@@ -297,9 +298,8 @@ def _choice(
     choices = (c for stage in program.stages for c in stage.choices)
     choice = next((c for c in choices if c.node == node.name), None)
     entry = choice.entry if choice else None
-    measured = {
-        schedule_text(m.schedule): m.seconds for m in (entry.measured if entry else ())
-    }
+    times = entry.measured if entry and entry.rounds else ()
+    measured = {schedule_text(m.schedule): m.seconds for m in times}
     alternatives = (
         Alternative(
             text,

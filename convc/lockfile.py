@@ -9,7 +9,8 @@
 
 (each entry on one line). What a kernel computes, the types of its operands and
 results, the batch and the target are its key; the names of layers and values are not.
-``measured`` begins with the fastest.
+``measured`` begins with the fastest. An entry of 0 rounds was judged by compiled code,
+its seconds are predictions; any that was measured counts for more.
 
 Lines may stand in any order and the same kernel on several: the better measured one
 counts, by a total order, so that files merge by putting their lines together. Writers
@@ -199,8 +200,8 @@ def _entry(line: str) -> Entry:
             f"an entry has {', '.join(_FIELDS)}; restore or delete the line"
         )
     for name, kind in _FIELDS.items():
-        wrong = type(fields[name]) is not kind
-        if wrong or fields[name] == [] or (kind is int and fields[name] < 1):
+        wrong = type(fields[name]) is not kind or fields[name] == []
+        if wrong or (kind is int and fields[name] < (name == "batch")):
             raise ValueError(f"{name} is no {kind.__name__} that an entry may have")
     measured = tuple(_measured(item) for item in fields.pop("measured"))
     rounds = fields.pop("rounds")

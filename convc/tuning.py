@@ -78,11 +78,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of a candidate: its median seconds, or what is wrong with it."""
+    """What came of a candidate: its median seconds, or what is wrong with it.
+
+    A ``drawback`` keeps it from winning, too, but its results are right.
+    """
 
     candidate: Candidate
     seconds: float | None
     fault: str = ""
+    drawback: str = ""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ START = 1.5e-6
 """Seconds of a tile before its first product and after its last."""
 STEP = 0.25e-6
 """Seconds that a step of a loop takes whatever its size."""
+SPARE = 1.5
+"""How much more shared memory a block may take than its stages keep."""
 MOST = 24
 """How many candidates a kernel has at most."""
 
@@ -45,12 +47,13 @@ MOST = 24
 class Option:
     """A choice for one part of a kernel: what it says in the schedule, what it costs.
 
-    ``area`` is a tile's; ``tiles`` programs take ``seconds`` each, a second launch
-    takes ``after``.
+    ``area`` is a tile's, ``shared_bytes`` what a stage of its loop keeps. ``tiles``
+    programs take ``seconds`` each, further launches ``after`` in all.
     """
 
     attrs: dict[str, Attr]
     area: int
+    shared_bytes: int
     tiles: int
     seconds: float
     after: float = 0.0
@@ -155,7 +158,9 @@ def _threads(choice: Sequence[Option], device: Target) -> list[tuple[int, int]]:
     if not device.compiles:
         return [(1, 1)]
     warps = 8 if max(option.area for option in choice) >= 128 * 128 else 4
-    return [(warps, 3), (warps, 2)]
+    stage = max(option.shared_bytes for option in choice)
+    room = device.block_shared_bytes / SPARE
+    return [(warps, n) for n in (3, 2, 1) if n == 1 or n * stage <= room][:2]
 
 
 def _combined(
@@ -294,7 +299,8 @@ def _product_option(
         after = START + split * size / (CACHE * device.bandwidth)
     if halo is not None:
         after += START + 2 * halo.stored.type.nbytes(1) / device.bandwidth
-    return Option(attrs, rows * columns, programs, seconds, after)
+    shared = width * depth * (rows + columns)
+    return Option(attrs, rows * columns, shared, programs, seconds, after)
 
 
 def _precision(node: Node) -> str:
@@ -323,7 +329,7 @@ def _reduction(
         if splitting:
             attrs[f"split_{node.name}"] = split
             after = START if split > 1 else 0.0
-        yield Option(attrs, deep * width, programs, START + moved, after)
+        yield Option(attrs, deep * width, 0, programs, START + moved, after)
         split *= 4
         if share <= deep or programs > 2 * device.sms:
             return

@@ -22,6 +22,7 @@ MOST_ALTERNATIVES = 6
 _ORIGINS = {
     "cost model": "chosen by the cost model",
     "lockfile": "measured the fastest, from the lockfile",
+    "compiled": "best by its compiled code, from the lockfile",
     "given": "given by hand",
 }
 

@@ -18,6 +18,7 @@ from convc.cli.group import (
     step_named,
     step_option,
 )
+from convc.ir.errors import CompileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,12 @@ _tune_options = options(
         help="How often they take turns.",
     ),
     click.option("--again", is_flag=True, help="Measure anew what is in the lockfile."),
+    click.option(
+        "--compiled",
+        is_flag=True,
+        help="Measure nothing: judge schedules for a GPU by their compiled code, as "
+        "can be done where there is none.",
+    ),
 )
 
 
@@ -58,6 +65,7 @@ def tune(
     top: int,
     rounds: int,
     again: bool,
+    compiled: bool,
     backend: str,
     batch: int,
     threads: int | None,
@@ -72,7 +80,11 @@ def tune(
     from convc.engines import targeted
     from convc.tuning import recalled, tasks_of
 
-    backend = targeted(backend)
+    if compiled:
+        _want_machine_code(backend)
+    else:
+        backend = targeted(backend)
+    rounds = 0 if compiled else rounds
     path = lockfile.lockfile_path() or Path(lockfile.NAME)
     entries = lockfile.read_lockfile(path) if path.exists() else {}
     chosen = step_named(load_model(model, input_type), step)
@@ -96,6 +108,15 @@ def tune(
     _report(done, single, path)
 
 
+def _want_machine_code(backend: str) -> None:
+    """CompileError unless schedules of the backend can be judged by compiled code."""
+    if backend.partition(":")[0] != "triton" or backend == "triton:interpret":
+        raise CompileError(
+            f"--compiled is for GPUs, say --backend triton:sm_90, not for {backend}; "
+            "leave it away to measure"
+        )
+
+
 def _outcomes(
     tasks: list[Task], known: list[Outcome | None], top: int, rounds: int
 ) -> Iterator[Outcome]:
@@ -103,7 +124,7 @@ def _outcomes(
     from rich.console import Console
     from rich.progress import Progress
 
-    from convc import tuning
+    from convc import judging, tuning
 
     console = Console(stderr=True)
     with Progress(
@@ -112,7 +133,10 @@ def _outcomes(
         line = bar.add_task("", total=len(tasks))
         for task, found in zip(tasks, known, strict=True):
             bar.update(line, description=task.name)
-            yield found or tuning.tune(task, top, rounds)
+            if rounds:
+                yield found or tuning.tune(task, top, rounds)
+            else:
+                yield found or judging.judge(task, top)
             bar.advance(line)
 
 
@@ -123,11 +147,13 @@ def _report(outcomes: list[Outcome], single: int, path: Path) -> None:
     ratios = [o.ratio for o in outcomes if o.ratio is not None]
     known = sum(o.known for o in outcomes)
     wrong = [o for o in outcomes for t in o.trials if t.fault]
+    out = sum(bool(t.drawback) for o in outcomes for t in o.trials)
+    measured = any(o.rounds for o in outcomes)
     click.echo(
-        f"{_kernels(len(outcomes) - known)} measured, {known} known from {path}, "
-        f"{single} with one schedule only"
+        f"{_kernels(len(outcomes) - known)} {'measured' if measured else 'compiled'}, "
+        f"{known} known from {path}, {single} with one schedule only"
     )
-    if ratios:
+    if ratios and measured:
         best = sum(ratio == 1 for ratio in ratios)
         click.echo(
             f"the cost model's choice is the fastest of {best} of "
@@ -137,6 +163,8 @@ def _report(outcomes: list[Outcome], single: int, path: Path) -> None:
         click.echo(
             f"{len(wrong)} schedules gave wrong results and cannot win; please report"
         )
+    if out:
+        click.echo(f"{out} schedules are out for what their code needs")
     if any(o.entry is not None and not o.known for o in outcomes):
         click.echo(f"written: {path}")
 
@@ -149,7 +177,8 @@ def _table(outcomes: list[Outcome]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("kernel and schedules", no_wrap=True)
     table.add_column("predicted", justify="right", no_wrap=True)
-    table.add_column("measured", justify="right", no_wrap=True)
+    kind = "measured" if any(o.rounds for o in outcomes) else "judged"
+    table.add_column(kind, justify="right", no_wrap=True)
     table.add_column("")
     for outcome in outcomes:
         table.add_row(_name(outcome.task), style="cyan")
@@ -177,9 +206,12 @@ def _schedule(trial: Trial) -> str:
 def _remark(outcome: Outcome, trial: Trial) -> str:
     if trial.fault:
         return f"wrong: {trial.fault}"
+    if trial.drawback:
+        return f"out: {trial.drawback}"
     predicted = trial is outcome.trials[0]
     if trial is outcome.winner:
-        return "fastest, as predicted" if predicted else "fastest"
+        best = "fastest" if outcome.rounds else "best"
+        return f"{best}, as predicted" if predicted else best
     return "predicted fastest" if predicted else ""
 
 

@@ -34,7 +34,8 @@ class Choice:
     """Why the kernel at ``node`` has its schedule.
 
     ``origin`` is "given" (the kernel had one), "lockfile" (it was measured to be the
-    fastest) or "cost model"; ``entry`` is what the lockfile says of the kernel.
+    fastest), "compiled" (the lockfile has it by its compiled code, unmeasured) or "cost
+    model"; ``entry`` is what the lockfile says of the kernel.
     """
 
     node: str

@@ -60,7 +60,8 @@ def _scheduled(node: Node, context: Context, ties: bool) -> Node:
         open_ = [c for c in found if c.keeps_ties or not ties]
         barred = [c.schedule for c in found if c not in open_]
         if entry is not None:
-            made, origin = _as_measured(node, entry, barred, context), "lockfile"
+            made = _as_measured(node, entry, barred, context)
+            origin = "lockfile" if entry.rounds else "compiled"
         if made.schedule is None:
             _refuse_ties(node, found[0].schedule, barred, "predicted", context)
             best = preferred(node, open_, context)[0]

@@ -162,6 +162,17 @@ def test_the_better_measured_entry_wins() -> None:
     assert merged([slow], [fast])[few.key] is fast
 
 
+def test_what_was_only_compiled_is_kept_until_something_is_measured(
+    tmp_path: Path,
+) -> None:
+    """An entry of 0 rounds, however fast it was said to be."""
+    path, judged, measured = tmp_path / "x", entry("k", 0, 0.1), entry("k", 1, 0.5)
+    update_lockfile(path, [judged])
+    assert read_lockfile(path)[judged.key] == judged
+    update_lockfile(path, [measured])
+    assert read_lockfile(path)[judged.key] == measured
+
+
 def test_an_update_merges_and_replaces_only_when_asked(tmp_path: Path) -> None:
     path, good, poor = tmp_path / "x", entry("k", 9), entry("k", 2)
     update_lockfile(path, [good, entry("other")])
@@ -180,7 +191,7 @@ def test_an_update_merges_and_replaces_only_when_asked(tmp_path: Path) -> None:
         ("<<<<<<< ours", "an unsettled merge; keep the entries of both sides"),
         ("# convc lockfile 2", "this convc knows '# convc lockfile 1'"),
         (entry().line[:-5], "restore or delete the line"),
-        (entry().line.replace('"rounds": 3', '"rounds": 0'), "rounds is no int"),
+        (entry().line.replace('"rounds": 3', '"rounds": -1'), "rounds is no int"),
         (entry().line.replace('"rounds": 3', '"rounds": "3"'), "rounds is no int"),
         (entry().line.replace('"batch": 8', '"batch": true'), "batch is no int"),
         (entry().line.replace("0.002", "-1"), "not a schedule and its seconds"),
