@@ -149,12 +149,18 @@ def flat_groups(node: Node) -> list[list[Value]]:
     """The values that must lie in one block each, for an optimizer kernel.
 
     All parameters, all gradients, all first moments, …, each in the order of the
-    kernel's updates and without gaps.
+    kernel's updates and without gaps. A gradient that the kernel itself makes of
+    another value, dividing that by the loss scale, is that value.
     """
     inside = node.region.nodes if node.region else ()
     body = [n for n in inside if n.op in OPTIMIZERS]
     if not body or node.region is None:
         return []
     outer = {v.name: o for v, o in zip(node.region.inputs, node.operands, strict=True)}
+    outer |= {
+        n.name: outer[n.operands[0].name]
+        for n in inside
+        if n.op == "multiply" and n.operands[0].name in outer
+    }
     slots = [i for i, s in enumerate(OPS[body[0].op].operands) if s in SLOTS]
     return [[outer[n.operands[i].name] for n in body] for i in slots]

@@ -15,7 +15,8 @@ def fuse_optimizer(graph: Graph, context: Context) -> Graph:
 
     The updates are independent of each other and elementwise, so one loop over all
     parameters laid end to end does the same arithmetic on every element. Updates that
-    differ in kind, as biases without weight decay do, have a kernel of their own.
+    differ in kind, as biases without weight decay do, have a kernel of their own. The
+    division of gradients by the loss scale comes along.
     """
     graph = _own_gradients(replace(graph, stage="fusing"))
     kinds: dict[str, list[Node]] = {}
@@ -28,7 +29,8 @@ def fuse_optimizer(graph: Graph, context: Context) -> Graph:
             reason = f"apart from optimizer: {_said(nodes[0])}, not {next(iter(kinds))}"
             context.refuse(nodes[0], reason, name)
         counter = [] if number else _step_counter(graph)
-        graph = outline(graph, [*(n.name for n in nodes), *counter], name)
+        scaled = [name for n in nodes for name in _unscaling(graph, n)]
+        graph = outline(graph, [*scaled, *(n.name for n in nodes), *counter], name)
     return graph
 
 
@@ -63,6 +65,25 @@ def _own_gradients(graph: Graph) -> Graph:
                 node = replace(node, operands=(parameter, own, *rest))
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes))
+
+
+def _unscaling(graph: Graph, update: Node) -> list[str]:
+    """The node that divides an update's gradient by the loss scale, if there is one.
+
+    Only where values have 16 bits is a loss scaled. What it divides must be a value of
+    its own that nobody else reads, to lie among the other gradients.
+    """
+    producers, users, live = graph.producers(), graph.users(), graph.live_out()
+    node = producers.get(update.operands[1].name)
+    if node is None or node.op != "multiply" or node.name in live:
+        return []
+    scaled, factor = (producers.get(v.name) for v in node.operands)
+    if scaled is None or factor is None or factor.op != "constant":
+        return []
+    shared = any(len(users[n.name]) > 1 for n in (scaled, node))
+    stored = any(v.type.dtype.is_half for v in graph.values())
+    own = scaled.op not in (*VIEWS, "constant") and node.operands[0].name not in live
+    return [node.name] if stored and own and not shared else []
 
 
 def _step_counter(graph: Graph) -> list[str]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from convc.ir.builder import GraphBuilder
 from convc.ir.graph import Attr, Graph, Node, Value
-from convc.ir.interpreter import interpret
+from convc.ir.interpreter import Result, batch_of, interpret
 from convc.ir.ops import OPS
 from convc.ir.parser import parse
 from convc.ir.rounding import bounded, explain, within
@@ -222,6 +222,62 @@ def test_integers_are_exact_under_exact_ops(op: str) -> None:
     result = interpret(graph, feeds, {})
     assert not bounds.output_bounds["y0"].any()
     np.testing.assert_array_equal(result.outputs["y0"], bounds.outputs["y0"])
+
+
+HALVES = ("bf16", "f16")
+IN_HALF = [
+    op
+    for op, case in CASES.items()
+    if any(t.startswith("f32") for t in case.types) and "f32[]" not in case.types
+]
+"""Ops on floats; optimizers are for f32 alone."""
+
+
+def half_case(op: str, half: str) -> Graph:
+    types = [t.replace("f32", half) for t in CASES[op].types]
+    return one_op(op, types, CASES[op].attrs)
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("op", IN_HALF)
+def test_what_is_stored_in_16_bits_stays_within_the_bound(op: str, half: str) -> None:
+    """Rounded to the nearest, or not at all where a kernel hands it on."""
+    graph, rng = half_case(op, half), np.random.default_rng(sum(map(ord, op)))
+    domains = CASES[op].domains or ("",) * len(CASES[op].types)
+    (node,) = graph.nodes
+    for _ in range(8):
+        feeds = {
+            v.name: noisy(rng, v.type, domain, 0.0, False)[0].astype(v.type.dtype.numpy)
+            for v, domain in zip(graph.inputs, domains, strict=True)
+        }
+        bounds = bounded(graph, feeds, {})
+        assert not bounds.faults(interpret(graph, feeds, {}))
+        wide = [
+            a.astype(np.float32) if v.type.dtype.is_half else a
+            for v, a in zip(graph.inputs, feeds.values(), strict=True)
+        ]
+        with np.errstate(all="ignore"):
+            out = OPS[op].evaluate(wide, node.attrs, batch_of(graph, feeds))
+        assert not bounds.faults(Result({"y0": np.asarray(out)}, {}))
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("op", [op for op in IN_HALF if OPS[op].exact])
+def test_small_integers_are_exact_in_16_bits_too(op: str, half: str) -> None:
+    scale = {"scale": 2.0} if op == "apply_mask" else {}
+    types = [t.replace("f32", half) for t in CASES[op].types]
+    graph = one_op(op, types, {**CASES[op].attrs, **scale})
+    rng = np.random.default_rng(1)
+    feeds = {
+        v.name: rng.integers(0, 2, v.type.bind(BATCH)).astype(v.type.dtype.numpy)
+        for v in graph.inputs
+    }
+    bounds = bounded(graph, feeds, {})
+    assert not bounds.output_bounds["y0"].any()
+    np.testing.assert_array_equal(
+        interpret(graph, feeds, {}).outputs["y0"].astype(np.float64),
+        bounds.outputs["y0"],
+    )
 
 
 def test_exact_ties_are_decided_for_the_first() -> None:
