@@ -35,7 +35,10 @@ PIPELINES = {
     "evaluation": INFERENCE,
     "inference": INFERENCE,
 }
-"""What the command line compiles models with, by kind of program."""
+"""What the command line compiles models with in fp32, by kind of program.
+
+What is in another precision says so itself once choose-precision has run.
+"""
 
 _NAME = re.compile(r"\d+-(.+?)(?:\.failed)?\.ir")
 _FOLDER = re.compile(rf"(?:\d+-.*-)?({'|'.join(PIPELINES)})(?:\.ir)?")

@@ -18,6 +18,7 @@ precision changes is within derived bounds. Both are what check mode tests.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 
 from convc.ir.builder import GraphBuilder
 from convc.ir.graph import Graph, Node, Value
@@ -45,6 +46,7 @@ ACCUMULATED = ("conv2d_filter_grad", "matmul", "reduce_sum")
 """Ops whose sums need not be rounded to 16 bits, for f32 is what they are wanted in."""
 
 
+@cache
 def choose_precision(precision: str) -> Pass:
     """The pass that has a traced graph compute in ``precision``, one of PRECISIONS."""
 

@@ -1,6 +1,7 @@
 """From a loss to a training step: gradients, then the optimizer's updates."""
 
 from collections.abc import Sequence
+from functools import cache
 
 from convc.autodiff import add_gradients
 from convc.ir.builder import GraphBuilder
@@ -42,6 +43,7 @@ def differentiate(graph: Graph, context: Context, scale: float = 1.0) -> Graph:
     return b.finish()
 
 
+@cache
 def differentiating(scale: float) -> Pass:
     """The pass that differentiates ``scale`` times the loss."""
 

@@ -1,15 +1,19 @@
 """A model is traced once and gives the steps that people need."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from compiled import inputs_for, ran
 
 from convc.ir.errors import ModelError
+from convc.ir.types import DType
 from convc.layers import batch_norm, conv2d, dense, dropout, flatten
 from convc.losses import softmax_cross_entropy
 from convc.model import IMAGE, LABELS, Model
 from convc.networks import NETWORKS
 from convc.optimizers import SGD
+from convc.pipeline import INFERENCE, Step
 from convc.tracing import Tensor
 
 
@@ -133,3 +137,53 @@ def test_a_mistake_in_the_network_is_reported_at_its_line() -> None:
 def test_the_summary_lists_the_layers() -> None:
     text = str(MODEL.summary())
     assert all(layer in text for layer in ("conv1", "norm", "logits"))
+
+
+def test_precision_is_the_steps_or_else_the_models() -> None:
+    """And fp16 scales its loss by 1024, a power of two."""
+    for model, step in (
+        (Model(net, precision="bf16", image="f32[N,5,4,1]"), {}),
+        (MODEL, {"precision": "bf16"}),
+    ):
+        for made in (model.training_step(**step), model.inference(**step)):
+            names = [p.name for p in made.passes]
+            kept = made.passes[: names.index("choose-precision") + 1]
+            graph = Step(made.graph, kept).stages(batch=2)[-1].graph
+            assert any(v.type.dtype is DType.BF16 for v in graph.values())
+    assert MODEL.evaluation_step(precision="fp32").passes == INFERENCE
+
+
+@pytest.mark.parametrize(("asked", "scale"), [({}, 1024.0), ({"loss_scale": 8}, 8.0)])
+def test_the_loss_of_a_step_in_fp16_is_scaled(
+    asked: dict[str, float], scale: float
+) -> None:
+    step = MODEL.training_step(precision="fp16", **asked)
+    names = [p.name for p in step.passes]
+    kept = step.passes[: names.index("differentiate") + 1]
+    graph = Step(step.graph, kept).stages(batch=2)[-1].graph
+    constants = [n.attrs["value"] for n in graph.nodes if n.op == "constant"]
+    weights = sum(p.trainable for p in graph.parameters)
+    assert constants.count(scale) == 1
+    assert constants.count(1 / scale) == weights
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"precision": "fp8"}, "precision is one of fp32, tf32, bf16, fp16, got 'fp8'"),
+        ({"precision": "bf16", "loss_scale": 2}, "loss_scale is for precision fp16"),
+        ({"loss_scale": 1.0}, "this step is in fp32"),
+        ({"precision": "fp16", "loss_scale": 1000}, "must be a power of two from 1 to"),
+        ({"precision": "fp16", "loss_scale": 0.5}, "rounds nothing, got 0.5"),
+        ({"precision": "fp16", "loss_scale": float("inf")}, "got inf"),
+        ({"precision": "fp16", "loss_scale": float("nan")}, "got nan"),
+    ],
+)
+def test_a_precision_that_there_is_not_is_refused(
+    asked: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ModelError) as error:
+        MODEL.training_step(**asked)
+    assert message in str(error.value)
+    with pytest.raises(ModelError, match="precision is one of"):
+        Model(net, precision="half")

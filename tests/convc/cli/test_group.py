@@ -14,6 +14,7 @@ from convc.cli.group import load_model, print_table
 from convc.ir.errors import ModelError
 from convc.networks import NETWORKS
 from convc.optimizers import OPTIMIZERS
+from convc.passes.choose_precision import PRECISIONS
 from convc.plan_table import SPARE, plan_table
 
 ROOT = Path(__file__).parents[3]
@@ -190,3 +191,16 @@ def test_a_table_that_is_no_terminals_has_every_column(
 def test_a_type_that_is_none_is_refused() -> None:
     with pytest.raises(ModelError, match=r"f32\[N,28,28,1\]"):
         load_model("two_conv", "float[28]")
+
+
+def test_help_names_every_precision() -> None:
+    assert f"[{'|'.join(PRECISIONS)}]" in convc("train", "--help").stdout
+
+
+@pytest.mark.parametrize("command", ["show", "explain", "plan", "train", "tune"])
+def test_what_is_asked_for_in_less_is_never_compiled_in_fp32(command: str) -> None:
+    asked = ("--precision", "tf32", "--batch", "4", "--threads", "1")
+    layer = ("conv1",) if command == "explain" else ()
+    result = convc(command, "strided", *layer, *asked)
+    assert result.exit_code == 1
+    assert "the numpy backend computes in f32 and f64, not conv2d(f32" in result.stderr

@@ -186,3 +186,9 @@ def test_views_that_exclude_each_other(views: tuple[str, ...], message: str) -> 
     result = convc("show", "strided", *views)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_show_in_another_precision_shows_it() -> None:
+    asked = ("--precision", "bf16", "--after", "choose-precision", *SMALL)
+    result = convc("show", "strided", *asked)
+    assert "cast(%image) {dtype=bf16} : bf16[N,28,28,1]" in result.stdout

@@ -82,3 +82,16 @@ def test_the_gradients_of_a_dense_layer_share_one_kernel() -> None:
     assert sorted(ops) == ["matmul", "matmul", "reduce_sum"]
     text = text.replace("{axes=[0]} : f32[2]", "{axes=[1]} : f32[N]")  # no bias has it
     assert kernels(fused(FUSE_DENSE_BACKWARD, text).graph) == [["matmul", "matmul"]]
+
+
+def test_what_leaves_16_bits_at_the_end_is_cast_in_the_kernel() -> None:
+    """As logits are for the loss; a cast of what is f32 stands alone."""
+    text = DENSE.replace("f32", "bf16").replace("(y=%4)", "(y=%5)")
+    text = text.replace("\n}", "\n  %5 = cast(%4) {dtype=f32} : f32[N,2]\n}")
+    graph = stage_after(FUSE_DENSE, of=text).graph
+    assert kernels(graph) == [["matmul", "bias_add", "relu", "apply_mask", "cast"]]
+    wide = text.replace("bf16", "f32").replace("{dtype=f32} : f32", "{dtype=f64} : f64")
+    stage = stage_after(FUSE_DENSE, of=wide)
+    assert kernels(stage.graph) == [["matmul", "bias_add", "relu", "apply_mask"]]
+    (refusal,) = stage.refusals
+    assert refusal.reason == "cast stays outside: f32[N,2] is cast alone"

@@ -76,3 +76,14 @@ def test_a_kernel_that_makes_its_own_labels_is_refused() -> None:
     """
     with pytest.raises(CompileError, match="one loss, whose logits and labels are op"):
         stage_after(CHOOSE_SCHEDULE, of=text)
+
+
+def test_a_gradient_that_goes_on_in_16_bits_is_cast_in_the_kernel() -> None:
+    text = LOSS.replace("d=%d)", "d=%b)").replace(
+        "\n}", "\n  %b = cast(%d) {dtype=bf16} : bf16[N,3]\n}"
+    )
+    (ops,) = kernels(stage_after(FUSE_LOSS, of=text).graph)
+    assert ops[-1] == "cast"
+    wide = text.replace("bf16", "f64")
+    (ops,) = kernels(stage_after(FUSE_LOSS, of=wide).graph)
+    assert ops[-1] == "softmax_cross_entropy_grad"

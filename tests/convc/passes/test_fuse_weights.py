@@ -85,3 +85,22 @@ def test_a_learning_rate_is_one_kernel() -> None:
     names = [str(n.attrs["name"]) for n in program.graph.nodes if n.region]
     assert names.count("scalars") == 1
     assert not {"cast", "multiply", "cos", "minimum"} & {*names}
+
+
+def test_all_weights_that_are_stored_in_16_bits_are_so_in_one_kernel() -> None:
+    """Whatever their layers and shapes, as one launch; images are none of them."""
+    text = """
+    graph g(%x: f32[N,3]) -> (y=%5) {
+      param %v : f32[3,4] = ones()   @ net.py:1 fc1
+      param %w : f32[4,5] = ones()   @ net.py:2 fc2
+      %1 = cast(%x) {dtype=bf16} : bf16[N,3]
+      %2 = cast(%v) {dtype=bf16} : bf16[3,4]   @ net.py:1 fc1
+      %3 = matmul(%1, %2) : bf16[N,4]   @ net.py:1 fc1
+      %4 = cast(%w) {dtype=bf16} : bf16[4,5]   @ net.py:2 fc2
+      %5 = matmul(%3, %4) : bf16[N,5]   @ net.py:2 fc2
+    }
+    """
+    graph = stage_after(FUSE_WEIGHTS, of=text).graph
+    (kernel,) = (n for n in graph.nodes if n.region)
+    assert kernel.attrs["name"] == "weights_in_bf16"
+    assert [v.name for v in kernel.results] == ["2", "4"]
