@@ -21,17 +21,23 @@ def total(kernel: Kernel) -> int:
 
 def counters(kernel: Kernel) -> list[Node]:
     """The other nodes: step counters that go up."""
-    return [n for n in kernel.ops if n.op not in OPTIMIZERS]
+    return [n for n in kernel.ops if n.op not in (*OPTIMIZERS, "multiply")]
+
+
+def unscaling(kernel: Kernel) -> Node | None:
+    """The division of the first gradient by the loss scale, like that of all others."""
+    return kernel.find("multiply")
 
 
 def block_places(kernel: Kernel) -> dict[str, str]:
     """The first value of each block by its slot: p, g, m, v."""
-    first = updates(kernel)[0]
+    first, scaled = updates(kernel)[0], unscaling(kernel)
     names = OPS[first.op].operands
     found = {}
     for slot, value in zip(names, first.operands, strict=True):
         if slot in SLOTS:
-            outer = kernel.outer(value)
+            held = scaled.operands[0] if scaled and slot == "g" else value
+            outer = kernel.outer(held)
             assert outer is not None
             found[slot] = outer.name
     return found
@@ -64,6 +70,9 @@ def write_optimizer(
     for slot in block_places(kernel):
         pointers[slot] = t.pointer(f"{kernel.node.name}!{slot}")
         t.line(f"{slot} = tl.load({pointers[slot]} + {at}{mask}{other})")
+    scaled = unscaling(kernel)
+    if scaled:
+        t.line(f"g = g * {t.value(scaled.operands[1], ())}")
     decay = number(attrs["weight_decay"])
     lr = scalars["lr"]
     if decay and attrs.get("decoupled"):

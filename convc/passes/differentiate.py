@@ -27,6 +27,7 @@ def differentiate(graph: Graph, context: Context, scale: float = 1.0) -> Graph:
     b = GraphBuilder(graph.name, graph)
     trainable = [p for p in graph.parameters if p.trainable]
     if scale != 1:
+        b.locs = next((n.locs for n in graph.nodes if loss in n.results), ())
         loss = b("multiply", loss, b.constant(scale, loss.type))
     gradients = add_gradients(b, loss, [p.value for p in trainable])
     for parameter, gradient in zip(trainable, gradients, strict=True):

@@ -1,10 +1,11 @@
 """All updates of one kind in one kernel."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from convc.backends.base import OPTIMIZERS
 from convc.ir.builder import GraphBuilder
-from convc.ir.graph import VIEWS, Graph, Node
+from convc.ir.graph import VIEWS, Attr, Graph, Node
 from convc.ir.types import DType
 from convc.passes.manager import Context, Pass
 from convc.passes.outline import outline
@@ -29,7 +30,7 @@ def fuse_optimizer(graph: Graph, context: Context) -> Graph:
             reason = f"apart from optimizer: {_said(nodes[0])}, not {next(iter(kinds))}"
             context.refuse(nodes[0], reason, name)
         counter = [] if number else _step_counter(graph)
-        scaled = [name for n in nodes for name in _unscaling(graph, n)]
+        scaled = _unscaling(graph, nodes)
         graph = outline(graph, [*scaled, *(n.name for n in nodes), *counter], name)
     return graph
 
@@ -67,23 +68,28 @@ def _own_gradients(graph: Graph) -> Graph:
     return replace(graph, nodes=tuple(nodes))
 
 
-def _unscaling(graph: Graph, update: Node) -> list[str]:
-    """The node that divides an update's gradient by the loss scale, if there is one.
+def _unscaling(graph: Graph, updates: Sequence[Node]) -> list[str]:
+    """The nodes that divide all gradients of updates by one loss scale, if there are.
 
-    Only where values have 16 bits is a loss scaled. What it divides must be a value of
+    Only where values have 16 bits is a loss scaled. What is divided must be a value of
     its own that nobody else reads, to lie among the other gradients.
     """
     producers, users, live = graph.producers(), graph.users(), graph.live_out()
-    node = producers.get(update.operands[1].name)
-    if node is None or node.op != "multiply" or node.name in live:
-        return []
-    scaled, factor = (producers.get(v.name) for v in node.operands)
-    if scaled is None or factor is None or factor.op != "constant":
-        return []
-    shared = any(len(users[n.name]) > 1 for n in (scaled, node))
     stored = any(v.type.dtype.is_half for v in graph.values())
-    own = scaled.op not in (*VIEWS, "constant") and node.operands[0].name not in live
-    return [node.name] if stored and own and not shared else []
+    names, factors = list[str](), set[Attr]()
+    for node in (producers.get(n.operands[1].name) for n in updates):
+        if node is None or node.op != "multiply":
+            return []
+        scaled, factor = (producers.get(v.name) for v in node.operands)
+        if scaled is None or factor is None or factor.op != "constant":
+            return []
+        shared = any(len(users[v.name]) > 1 for v in (node.operands[0], node.result))
+        shown = not live.isdisjoint((node.operands[0].name, node.name))
+        if shared or shown or scaled.op in (*VIEWS, "constant"):
+            return []
+        names.append(node.name)
+        factors.add(factor.attrs["value"])
+    return names if stored and len(factors) == 1 else []
 
 
 def _step_counter(graph: Graph) -> list[str]:
