@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 from fusion_bench import kernels
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pass_bench import context, graph_of, same, stage_after
+from random_graphs import Example, graphs
 
 from convc.ir.errors import CompileError
 from convc.ir.graph import Graph
@@ -338,3 +341,18 @@ def test_a_gradient_that_is_a_product_in_f32_stays_outside_the_optimizer() -> No
     }
     """
     assert kernels(stage_after(FUSE_OPTIMIZER, of=text).graph) == [["sgd"]]
+
+
+# ---- any graph ---------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(example=graphs(), precision=st.sampled_from(PRECISIONS[1:]))
+def test_any_graph_may_be_asked_for_in_less(example: Example, precision: str) -> None:
+    """It is legal and within its bounds; its gradients are gradients."""
+    passes = [choose_precision(precision)]
+    if example.loss is not None and example.trainable:
+        passes += [DIFFERENTIATE, KEEP_SUMS]
+    graph = stage_after(*passes, of=example.graph).graph
+    data = example.inputs, example.parameters
+    assert not bounded(graph, *data).faults(interpret(graph, *data))

@@ -110,3 +110,13 @@ def test_a_parameter_that_is_not_finite_is_named(value: float, word: str) -> Non
     parameters["a"][1, 1] = value
     with pytest.raises(RunError, match=f"a is {word} after step 3; training cannot"):
         refuse_infinite(parameters, "after step 3")
+
+
+def test_a_run_goes_on_in_its_precision_and_an_older_one_in_fp32() -> None:
+    lower = replace(SETTINGS, precision="bf16")
+    with pytest.raises(CheckpointError, match="precision was 'fp32' and is now 'bf16'"):
+        position_in(saved(), lower, weights())
+    meta = saved().meta
+    before = {k: v for k, v in meta["settings"].items() if k != "precision"}
+    older = saved(meta={**meta, "settings": before})
+    assert position_in(older, SETTINGS, weights())[1] == ""
