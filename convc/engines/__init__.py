@@ -7,6 +7,7 @@ from convc.engines.base import Engine
 from convc.engines.numpy_engine import NumpyEngine
 from convc.ir.errors import CompileError
 from convc.ir.graph import Graph
+from convc.ir.types import DType
 
 
 def family(backend: str) -> str:
@@ -51,11 +52,26 @@ def engine_for(
 ) -> Engine:
     """The emitted program in memory of its own, all zero.
 
-    CompileError as ``device_named``; MemoryError if there is no room.
+    CompileError as ``device_named``, and for what Triton's interpreter gets wrong;
+    MemoryError if there is no room.
     """
     place = device_named(backend, device)
+    if place == "interpret":
+        _refuse_bf16(graph)
     if family(backend) == "triton":
         from convc.engines.triton_engine import TritonEngine
 
         return TritonEngine(graph, emitted, place)
     return NumpyEngine(graph, emitted)
+
+
+def _refuse_bf16(graph: Graph) -> None:
+    """CompileError for bf16, whose bits Triton's interpreter takes for integers."""
+    for node in graph.ops():
+        if any(v.type.dtype is DType.BF16 for v in (*node.operands, *node.results)):
+            where = f" at {node.locs[0]}" if node.locs else ""
+            raise CompileError(
+                f"{node.op}{where} gives {node.results[0].type}: triton's interpreter "
+                "multiplies the bits of bf16 as whole numbers, and its results would "
+                "be wrong; ask for precision fp16, or run on a GPU"
+            )

@@ -5,6 +5,7 @@ import pytest
 from compiled import agrees, inputs_for, parameters_for
 from triton_bench import Checked
 
+from convc.ir.errors import CompileError
 from convc.ir.graph import Graph
 from convc.layers import add, conv2d, dense, dropout, flatten, max_pool2d
 from convc.model import Model
@@ -60,3 +61,17 @@ def test_a_step_in_fp16_launches_nothing_for_its_loss_scale() -> None:
         for p in ("bf16", "fp16")
     ]
     assert launches[0] == launches[1]
+
+
+def test_the_interpreter_runs_fp16_and_refuses_what_it_gets_wrong() -> None:
+    """It takes the bits of bf16 for numbers; what tests run here mends that."""
+    model = Model(net, image="f32[N,6,6,2]")
+    program = model.inference(precision="fp16").compile("triton:interpret", IMAGES)
+    (graph,) = (s.graph for s in program.stages if s.name == "choose-precision")
+    inputs = inputs_for(graph, IMAGES)
+    _, wrong = agrees(graph, inputs, program)
+    assert not wrong
+    with pytest.raises(
+        CompileError, match=r"cast at .* conv1 gives bf16\[.*triton's int"
+    ):
+        model.inference(precision="bf16").compile("triton:interpret", IMAGES)
