@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -127,14 +129,26 @@ def ready(module: ModuleType, compiled: Compiled) -> list[Any]:
 
 
 def triton_version() -> str:
-    """The version of Triton; CompileError if there is none."""
-    try:
-        import triton
-    except ImportError as error:
+    """The version of Triton, which is not imported; CompileError if there is none.
+
+    Importing it would decide whether this process can interpret.
+    """
+    init = triton_folder() / "__init__.py"
+    found = re.search(r"^__version__ = ['\"](.+?)['\"]", init.read_text("utf-8"), re.M)
+    if found is None:
+        raise CompileError(f"{init} does not say which version of triton it is")
+    return found.group(1)
+
+
+def triton_folder() -> Path:
+    """Where Triton is installed; CompileError if it is not."""
+    spec = find_spec("triton")
+    if spec is None or spec.origin is None:
         raise CompileError(
-            f"the triton backend needs triton ({error}): pip install 'convc[triton]'"
-        ) from error
-    return str(triton.__version__)
+            "the triton backend compiles with triton, which is not installed; "
+            "pip install 'convc[triton]'"
+        )
+    return Path(spec.origin).parent
 
 
 def _job(machine: Machine, target: Target) -> dict[str, Any]:

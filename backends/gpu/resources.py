@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from convc.backends.gpu.compiling import Binary, Compiled
+from convc.backends.gpu.compiling import Binary, Compiled, triton_folder
 from convc.backends.gpu.targets import Target
 from convc.ir.errors import CompileError
 
@@ -225,9 +225,7 @@ def _width(opcode: str) -> int:
 
 def _tool(name: str, option: str, file: Path) -> str:
     """What one of the tools prints about a file."""
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    tool = triton_folder() / "backends" / "nvidia" / "bin" / name
     try:
         done = subprocess.run(
             [tool, option, file], capture_output=True, text=True, check=False

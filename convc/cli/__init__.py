@@ -10,6 +10,7 @@ from convc.cli.explain import explain, plan
 from convc.cli.group import CommandGroup
 from convc.cli.look import compile_command, summary
 from convc.cli.report import report
+from convc.cli.resources import resources
 from convc.cli.run import run
 from convc.cli.show import show
 from convc.cli.trust import audit, bisect
@@ -35,6 +36,7 @@ for command in (
     report,
     compile_command,
     run,
+    resources,
     tune,
     bisect,
     audit,

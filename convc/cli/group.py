@@ -158,15 +158,13 @@ device_option = click.option(
     "--device", help="The GPU of the triton backend, say cuda:1. [default: cuda]"
 )
 
+batch_option = click.option(
+    "--batch", type=COUNT, default=128, show_default=True, help="Images at a time."
+)
+
 compile_options = options(
     backend_option,
-    click.option(
-        "--batch",
-        type=COUNT,
-        default=128,
-        show_default=True,
-        help="Images at a time.",
-    ),
+    batch_option,
     click.option("--threads", type=COUNT, help="Threads to use. [default: every core]"),
     precision_option,
     lockfile_option,

@@ -142,6 +142,41 @@ class EpochProgress:
             sys.stderr.flush()
 
 
+class KernelProgress:
+    """Reports which kernels are compiled: a bar on a terminal, else nothing.
+
+    Inside a ``with`` it is called with how many are done, how many there are, and the
+    name of the latest. Nothing is drawn where nothing had to be compiled.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, done: int, total: int, name: str) -> None:
+        """Draw that ``done`` of ``total`` kernels are compiled, ``name`` the latest."""
+        if self._bar is None and _is_terminal(self._console):
+            from rich.console import Console
+            from rich.progress import Progress
+
+            console = self._console or Console(stderr=True)
+            self._bar = Progress(console=console, transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=total)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(
+                self._task, completed=done, description=f"compiling kernels: {name}"
+            )
+
+
 def _is_terminal(console: Console | None) -> bool:
     """Whether a bar can be redrawn in place there."""
     if console is not None:

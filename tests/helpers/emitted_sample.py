@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("triton", reason="needs triton: pip install 'convc[triton]'")
 
 SAMPLE = """
 import torch

@@ -111,8 +111,6 @@ def test_a_tool_that_is_not_there_is_an_error(
     kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled = compile_source(ONLY_SCALE, "sm_90", folder=kept)
-    import triton
-
-    monkeypatch.setattr(triton, "__file__", str(kept / "__init__.py"))
+    monkeypatch.setattr(resources, "triton_folder", lambda: kept)
     with pytest.raises(CompileError, match="cuobjdump, which reads machine code"):
         resources.resources_of(compiled)

@@ -7,12 +7,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from convc.runtime.progress import EpochProgress
+from convc.runtime.progress import EpochProgress, KernelProgress
 
 ROOT = Path(__file__).parents[3]
 ESCAPE = "\x1b"
@@ -165,3 +166,21 @@ def test_piped_progress_goes_to_stderr_without_loading_rich() -> None:
     )
     assert result.stdout == "False\n"
     assert [line[:9] for line in result.stderr.splitlines()] == ["epoch 1/1"]
+
+
+@pytest.mark.parametrize("where", [terminal, plain])
+def test_kernels_are_counted_on_a_terminal_only(where: Callable[[], Console]) -> None:
+    console = where()
+    with KernelProgress(console) as progress:
+        progress(1, 12, "conv1")
+        progress(2, 12, "conv2")
+    drawn = console.file.getvalue()
+    assert ("compiling kernels: conv2" in drawn) == console.is_terminal
+    assert console.is_terminal or not drawn
+
+
+def test_where_nothing_had_to_be_compiled_nothing_is_drawn() -> None:
+    console = terminal()
+    with KernelProgress(console):
+        pass
+    assert console.file.getvalue() == ""
