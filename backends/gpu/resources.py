@@ -29,7 +29,7 @@ class Resources:
     """What one kernel needs.
 
     ``registers`` of a thread; ``spills``: instructions that put registers into memory
-    or get them back (AMD: registers that this happens to); ``stack_bytes`` of a
+    or get them back (AMD: vector registers that this happens to); ``stack_bytes`` of a
     thread; ``shared_bytes`` and ``warps`` of a block; ``blocks``: how many run on a
     multiprocessor together, and ``limit``: what keeps it from more. ``mix`` counts
     opcodes without their modifiers; ``loads``, ``stores`` and ``copies`` (from memory
@@ -183,7 +183,7 @@ def _amd(binary: Binary) -> tuple[dict[str, int], list[str]]:
 
     return {
         "registers": value("vgpr_count"),
-        "spills": value("vgpr_spill_count") + value("sgpr_spill_count"),
+        "spills": value("vgpr_spill_count"),  # scalar ones go into lanes of these
         "stack": value("private_segment_fixed_size"),
         "shared": value("group_segment_fixed_size") + binary.metadata["shared"],
     }, _AMD_OPCODE.findall(code)

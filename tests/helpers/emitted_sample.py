@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-
 SAMPLE = """
 import torch
 import triton

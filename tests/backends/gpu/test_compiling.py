@@ -130,6 +130,25 @@ def test_processes_stay_for_the_next_source(kept: Path) -> None:
     assert there & set(shared_workers().processes())
 
 
+def test_without_triton_it_is_said_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compiling, "find_spec", lambda _: None)
+    with pytest.raises(CompileError, match=r"pip install 'convc\[triton\]'"):
+        compile_source(SAMPLE, "sm_90")
+
+
+def test_triton_is_not_imported_to_have_it_compile(kept: Path, tmp_path: Path) -> None:
+    """So that the process may still become one that interprets."""
+    file = tmp_path / "source.py"
+    file.write_text(ONLY_SCALE)
+    code = f"{EIGHT}\nfrom convc.backends.gpu.resources import resources_of\n"
+    code += "resources_of(compiled)\nassert 'triton' not in sys.modules"
+    command = python(code, file, kept)
+    done = subprocess.run(command, env=outside(), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_interpreter_is_no_target_to_compile_for() -> None:
     with pytest.raises(CompileError, match="nothing is compiled for target"):
         compile_source(SAMPLE, "interpret")

@@ -48,16 +48,21 @@ def test_pointers_that_are_not_aligned_load_less_at_a_time(kept: Path) -> None:
     assert [set(r.loads) for r in found] == [{16, 4}, {4}]
 
 
-@pytest.mark.parametrize(("target", "rows"), [("sm_90", 256), ("gfx942", 512)])
+@pytest.mark.parametrize(
+    ("target", "numbers"), [("sm_90", 1 << 14), ("gfx942", 1 << 15)]
+)
 def test_registers_that_do_not_suffice_show_as_spills(
-    target: str, rows: int, kept: Path
+    target: str, numbers: int, kept: Path
 ) -> None:
-    """Each thread of one warp would have to hold 512 sums."""
-    crowded = SAMPLE.replace("128", str(rows)).replace('"y"), 4, 3)', '"y"), 1, 1)')
-    product, scale, _ = resources_of(compile_source(crowded, target, folder=kept))
-    assert product.spills > 0
-    assert product.stack_bytes > 0
-    assert scale.spills == 0
+    """All numbers are needed until their sum is known, 512 by each thread of a warp."""
+    crowded = ONLY_SCALE.replace("1024", str(numbers)).replace(
+        "y * 0.5", "y - tl.sum(y, axis=0)"
+    )
+    crowded = crowded.replace('"z"), 4, 1)', '"z"), 1, 1)')
+    crowd, easy = resources_of(compile_source(crowded, target, folder=kept))
+    assert crowd.spills > 0
+    assert crowd.stack_bytes > 0
+    assert (easy.warps, easy.spills) == (4, 0)
 
 
 def test_llvm_finds_the_same_occupancy_from_registers(kept: Path) -> None:

@@ -8,6 +8,8 @@ from click.testing import CliRunner, Result
 
 from convc.cli import main
 
+pytest.importorskip("triton", reason="triton exists for Linux only")
+
 NET = """
 import convc as cc
 
