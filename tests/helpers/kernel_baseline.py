@@ -6,22 +6,28 @@ minor version of Triton, ``tests/backends/gpu/baseline/triton-3.9.json``, with a
 for each kernel of each program and target.
 """
 
+import ast
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from emitted_sample import SAMPLE
-
+from convc.backends import backend_named
 from convc.backends.gpu.compiling import Compiled, compile_source, triton_version
 from convc.backends.gpu.resources import Resources, resources_of
+from convc.model import Model
+from convc.networks import two_conv
 
 FOLDER = Path(__file__).parents[1] / "backends" / "gpu" / "baseline"
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
-
-PROGRAMS: dict[str, Callable[[str], str]] = {"sample": lambda target: SAMPLE}
-"""The programs that are kept: each gives its source for a target."""
+PROGRAMS = [
+    *(("two_conv", "tf32", target) for target in TARGETS),
+    ("two_conv", "bf16", "sm_90"),
+    ("two_conv", "bf16", "gfx942"),
+]
+"""The training steps that are kept: network, precision, target."""
+_NETWORKS = {"two_conv": two_conv}
 
 Figures = dict[str, int | bool]
 Baseline = dict[str, dict[str, Figures]]
@@ -29,6 +35,14 @@ Baseline = dict[str, dict[str, Figures]]
 UNIT = 8
 """Registers are given to a thread in eights, so that within one eight none is lost:
 NVIDIA gives 256 to a warp of 32 at a time, AMD 512 to a wave of 64."""
+
+
+def source_of(network: str, precision: str, target: str) -> str:
+    """The emitted training step of a network, for 128 images."""
+    model = Model(_NETWORKS[network], image="f32[N,28,28,1]", precision=precision)
+    backend = f"triton:{target}"
+    stages = model.training_step().stages(backend, batch=128, threads=1)
+    return backend_named(backend).emit(stages[-1].graph).source
 
 
 def baseline_file() -> Path:
@@ -78,12 +92,26 @@ def broken_rules(
 
 def _multiplies(source: str, kernel: str, kinds: set[str]) -> bool:
     """Whether tensor cores take a kernel's products: tf32, or operands of 16 bits."""
-    text = re.search(rf"^def {kernel}\(.*?(?=^\S)", source, re.M | re.S)
-    assert text is not None
-    products = re.findall(r"tl\.dot\([^\n]*", text[0])
+    products = re.findall(r"tl\.dot\(.*", _text(source, kernel))
     return any("tf32" in p for p in products) or bool(
         products and {"*bf16", "*fp16"} & kinds
     )
+
+
+def _text(source: str, kernel: str) -> str:
+    """A kernel with the functions that it calls, and those that they call."""
+    functions = {
+        node.name: ast.unparse(node)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    wanted, found = [kernel], dict[str, str]()
+    while wanted:
+        name = wanted.pop()
+        found[name] = functions.pop(name)
+        wanted += [f for f in functions if re.search(rf"\b{f}\(", found[name])]
+        wanted = list(dict.fromkeys(wanted))
+    return "\n".join(found.values())
 
 
 def regressions(kept: Mapping[str, Figures], now: Mapping[str, Figures]) -> list[str]:
@@ -122,14 +150,14 @@ def text_of(baseline: Baseline) -> str:
 def main() -> None:
     """Compile all programs for all targets and write down what they need."""
     new = {}
-    for name, source_for in PROGRAMS.items():
-        for target in TARGETS:
-            compiled = compile_source(
-                source_for(target),
-                target,
-                progress=lambda *now, what=f"{name} {target}": _say(what, now),
-            )
-            new[f"{name} {target}"] = programs_figures(resources_of(compiled))
+    for program in PROGRAMS:
+        name = " ".join(program)
+        compiled = compile_source(
+            source_of(*program),
+            program[-1],
+            progress=lambda *now, what=name: _say(what, now),
+        )
+        new[name] = programs_figures(resources_of(compiled))
     FOLDER.mkdir(exist_ok=True)
     baseline_file().write_text(text_of(new), "utf-8")
     _say(f"written: {baseline_file()}")
