@@ -147,8 +147,8 @@ class Checked:
         passes: Sequence[Pass] = LOWERING,
     ) -> None:
         backend = backend_named(f"triton:{target}")
-        stages = Step(graph, tuple(passes)).stages(backend.name, batch, threads=1)
-        self.graph = stages[-1].graph
+        self.stages = Step(graph, tuple(passes)).stages(backend.name, batch, threads=1)
+        self.graph = self.stages[-1].graph
         self.source = backend.emit(self.graph).source
         self.interpreted = interpreted(self.source)
         self.traffic: list[Traffic] = []
