@@ -6,7 +6,7 @@ change in a loop stands before it.
 """
 
 import keyword
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -328,7 +328,12 @@ class Scope:
         for block in self.block.chain():
             if key in block.known:
                 return str(block.known[key])
-        text = " & ".join(f"({text})" for text in texts)
+        wide = dict.fromkeys(c.text for c in conditions if c.axes)
+        single = dict.fromkeys(c.text for c in conditions if not c.axes)
+        text = _all_of(wide or single)
+        if wide and single:
+            # triton 3.9 interprets (block & scalar) as numbers, not as a mask
+            text = f"tl.where({_all_of(single)}, {text}, False)"
         self.block.known[key] = self.let("valid", text)
         return str(self.block.known[key])
 
@@ -430,3 +435,7 @@ def dtype(kind: DType) -> str:
 def computed(kind: DType) -> DType:
     """The dtype in which values of that dtype are computed."""
     return DType.F32 if kind.is_half else kind
+
+
+def _all_of(texts: Iterable[str]) -> str:
+    return " & ".join(f"({text})" for text in texts)
