@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from convc.backends.gpu.targets import TARGETS
-from convc.ir.errors import CompileError
+from convc.ir.errors import CompileError, RunError
 from convc.ir.ops.base import Array
 
 Call = Callable[[], object]
@@ -70,9 +71,26 @@ class Interpreted:
 
     name, place, live, interval = "interpret", "cpu", True, 1
 
-    def active(self) -> AbstractContextManager[object]:
-        """Infinities and NaN pass through without a warning, as on a GPU."""
-        return np.errstate(all="ignore")
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Infinities and NaN pass through without a warning, as on a GPU.
+
+        But a row of nothing but NaN has no largest number for the interpreter.
+        """
+        from triton.runtime.errors import InterpreterError
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            try:
+                yield
+            except InterpreterError as error:
+                if "All-NaN slice" not in str(error):
+                    raise
+                raise RunError(
+                    "a kernel met a row of nothing but NaN, where triton's interpreter "
+                    "gives up; use a smaller learning rate (a tenth, say), and look "
+                    "for pixels or labels that are out of range"
+                ) from error
 
     def staging(self, like: Any) -> Any:
         """The tensor itself."""

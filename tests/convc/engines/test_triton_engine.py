@@ -16,8 +16,8 @@ import pytest
 pytest.importorskip("triton", reason="needs triton: pip install 'convc[triton]'")
 
 import torch
+from engine_sample import SampleBackend, engine_of, sample
 from fake_cuda import FakeCuda, fake_cuda
-from triton_sample import SampleBackend, engine_of, sample
 
 from convc.engines import targeted
 from convc.engines.base import NoRoom
