@@ -3,6 +3,7 @@
 import linecache
 from collections.abc import Iterator, Mapping
 from itertools import count
+from types import ModuleType
 from typing import Any, Protocol
 
 from convc.ir.errors import RunError
@@ -88,8 +89,8 @@ class Engine(Protocol):
         ...
 
 
-def load_source(source: str, name: str) -> dict[str, Any]:
-    """Run the source as a module; the names it defines.
+def load_source(source: str, name: str) -> Any:
+    """The source as a module, which nobody can import.
 
     The text is put where tracebacks look for it, so that an error in emitted code
     shows the emitted line; Triton's compiler looks there, too.
@@ -97,6 +98,6 @@ def load_source(source: str, name: str) -> dict[str, Any]:
     filename = f"<convc {next(_serial)}: {ascii(name)[1:-1]}>"
     lines = source.splitlines(keepends=True)
     linecache.cache[filename] = (len(source), None, lines, filename)
-    namespace: dict[str, Any] = {"__name__": "convc_emitted"}
-    exec(compile(source, filename, "exec"), namespace)
-    return namespace
+    module = ModuleType("convc_emitted")
+    exec(compile(source, filename, "exec"), module.__dict__)
+    return module

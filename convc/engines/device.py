@@ -42,6 +42,10 @@ class Device(Protocol):
     live: bool
     interval: int
 
+    def architecture(self) -> str:
+        """What kind of device it is, as targets are called."""
+        ...
+
     def active(self) -> AbstractContextManager[object]:
         """In force while anything is launched."""
         ...
@@ -70,6 +74,10 @@ class Interpreted:
     """Triton's interpreter: the program's memory is the host's."""
 
     name, place, live, interval = "interpret", "cpu", True, 1
+
+    def architecture(self) -> str:
+        """No GPU's."""
+        return self.name
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -131,6 +139,10 @@ class Cuda:
 
         self.name = self.place = name
         self._torch: Any = torch
+
+    def architecture(self) -> str:
+        """The GPU's."""
+        return architecture(self.name)
 
     def active(self) -> AbstractContextManager[object]:
         """Launches go to this GPU."""

@@ -31,7 +31,7 @@ def take_batch(
     program = tl.program_id(0)
     at = program // pieces
     first = tl.load(number) * BATCH
-    count = tl.minimum(TOTAL - first, BATCH)
+    count = tl.maximum(tl.minimum(TOTAL - first, BATCH), 0)
     here = at < count
     row = tl.load(order + first + at, mask=here, other=0).to(tl.int64)
     lane = (program % pieces) * BLOCK + tl.arange(0, BLOCK)

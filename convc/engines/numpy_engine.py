@@ -23,8 +23,8 @@ class NumpyEngine:
         assert graph.arena is not None
         self._graph, self._arena = graph, graph.arena
         module = load_source(emitted.source, graph.name)
-        self.functions = module["KERNELS"]
-        self.emitted = module["Program"]()
+        self.functions = module.KERNELS
+        self.emitted = module.Program()
         _BlasHold.take(self)
 
     @cached_property

@@ -32,9 +32,10 @@ class TritonEngine:
         self.graphs = True
         module = load_source(emitted.source, graph.name)
         with self.device.active(), room("the arena"):
-            self.emitted = module["Program"](self.device.place)
-        self.calls = launches(self.emitted, module, self.device)
-        self.launches_of: list[int] = module["LAUNCHES_OF"]
+            self.emitted = module.Program(self.device.place)
+        with self.device.active():
+            self.calls = launches(emitted.source, module, self.emitted, self.device)
+        self.launches_of: list[int] = module.LAUNCHES_OF
         names = [v.name for v in graph.inputs]
         names += [f"-> {name}" for name, _ in graph.outputs]
         self._staged = {n: self.device.staging(self.emitted.array(n)) for n in names}

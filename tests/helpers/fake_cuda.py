@@ -109,7 +109,7 @@ class Event:
 
 @pytest.fixture
 def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    """Torch finds one GPU, ``cuda``, and triton's launches go to it."""
+    """Torch finds one GPU, an sm_86, and triton's launches go to it."""
     from triton.runtime.interpreter import GridExecutor
 
     from convc.engines import device
@@ -120,6 +120,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     monkeypatch.setattr(torch.cuda, "Event", cuda.Event)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
     monkeypatch.setattr(device, "_refuse_interpreter", lambda name: None)
     for name in ("empty", "zeros"):
         monkeypatch.setattr(torch, name, _on_host(cuda, getattr(torch, name)))
