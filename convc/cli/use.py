@@ -58,6 +58,9 @@ _train_options = options(
         help="Train on the first N images alone, for a quick look.",
     ),
     click.option(
+        "--test-limit", type=COUNT, metavar="N", help="Test on the first N alone."
+    ),
+    click.option(
         "--run",
         "directory",
         metavar="DIR",
@@ -94,6 +97,7 @@ def train(
     optimizer: str,
     learning_rate: float | None,
     limit: int | None,
+    test_limit: int | None,
     directory: Path | None,
     resume: bool,
     checkpoint_every: int | None,
@@ -118,11 +122,12 @@ def train(
     chosen = rule() if learning_rate is None else rule(learning_rate=learning_rate)
     splits = load_mnist(data)
     images = splits.train if limit is None else splits.train.first(limit)
+    tested = splits.test if test_limit is None else splits.test.first(test_limit)
     try:
         history = fit(
             loaded,
             images,
-            splits.test,
+            tested,
             optimizer=chosen,
             directory=directory,
             resume=resume,

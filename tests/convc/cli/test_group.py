@@ -132,6 +132,7 @@ def test_an_exception_in_the_users_network_shows_their_line(tmp_path: Path) -> N
         ["train", "two_conv", "--resume"],
         ["train", "two_conv", "--checkpoint-every", "5"],
         ["train", "two_conv", "--weights-out", "no/such/folder/w.safetensors"],
+        ["train", "two_conv", "--backend", "numpy", "--interpret"],
         ["evaluate", "two_conv"],
         ["predict", "x.png"],
         ["predict", "two_conv", "--weights", "w"],

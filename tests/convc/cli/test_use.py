@@ -266,3 +266,50 @@ def test_a_run_killed_by_sigkill_and_resumed_ends_with_the_same_digest(
     assert "resuming after step 6 in epoch 2" in resumed.stdout
     assert digest(resumed.stdout) == digest(whole.stdout)
     assert "this is not MNIST" in whole.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_missing_gpu_is_an_error_before_any_work(
+    command: str, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the data are looked for."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def never(data: str | None = None) -> Splits:
+        raise AssertionError("the data are loaded")
+
+    monkeypatch.setattr("convc.data.mnist.load_mnist", never)
+    Path("w").write_bytes(b"")
+    weights = ("--weights", "w") if command == "evaluate" else ()
+    for name, device in ("cuda", ()), ("cuda:1", ("--device", "cuda:1")):
+        result = convc(command, tiny, "--backend", "triton", *device, *weights)
+        assert result.exit_code == 1
+        assert f"error: device {name} is a GPU" in result.stderr
+        assert "run interpreted on the CPU: --interpret" in result.stderr
+
+
+def test_a_network_is_trained_and_asked_in_tritons_interpreter(tiny: str) -> None:
+    """The weights do not say by whom they were trained."""
+    pytest.importorskip("triton")
+    few = ("--interpret", "--batch", "16")
+    trained = convc(
+        *("train", tiny, *few, "--epochs", "1", "--limit", "24"),
+        *("--test-limit", "16", "--weights-out", "w"),
+    )
+    assert trained.exit_code == 0, trained.stderr
+    assert "of 16 images of blobs 2" in trained.stdout
+    np.save("x.npy", blobs(1, 3).images[0, :, :, 0])
+    asked = [
+        convc("predict", tiny, "x.npy", "--weights", "w", *where).stdout
+        for where in (few, ("--threads", "1"))
+    ]
+    assert asked[0] == asked[1]
+    assert "x.npy" in asked[0]
+
+
+def test_another_backends_device_is_refused(tiny: str) -> None:
+    result = convc("train", tiny, "--device", "cuda", *QUICK)
+    assert result.exit_code == 1
+    assert "numpy backend runs on the cpu, not on 'cuda'" in result.stderr
