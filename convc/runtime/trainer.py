@@ -84,10 +84,9 @@ def fit(
     epoch the ``validation`` images are tested. With ``progress`` the memory plan, a bar
     and a line per epoch are shown; ``check`` has every compiler pass checked.
 
-    On a ``device`` (see ``Program``) that gathers the batches itself, the images are
-    copied there once, and ``steps_per_graph`` steps are one launch on a GPU. There
-    the host looks at what the steps gave now and then: at Ctrl-C, or where the loss
-    is no number, up to a hundred more are run.
+    A GPU (for ``device`` see ``Program``) gathers the batches itself, from images that
+    are copied there once, and makes ``steps_per_graph`` steps of a launch. The host
+    looks every 100 steps: so many more may be run at Ctrl-C, or after a NaN.
 
     A run ``directory`` gets metrics.jsonl and checkpoints/, one at each epoch's end
     and one every ``checkpoint_every`` steps. ``resume`` goes on from the newest, with
@@ -112,22 +111,29 @@ def fit(
     _refuse_runtime_rate(program)
     program.initialize(seed)
     evaluator = build(model.evaluation_step(loss=loss)) if validation else None
-    settings = Settings(
+    name = getattr(loss, "__name__", type(loss).__name__)
+    settings = _settings(model, program, train, seed, (repr(optimizer), name))
+    work = _Work(program, evaluator, train, validation, settings, epochs)
+    return _Run(work, log, checkpoint_every, steps_per_graph, progress).run()
+
+
+def _settings(
+    model: Model, program: Program, train: Dataset, seed: int, rules: tuple[str, str]
+) -> Settings:
+    """What decides the run's bits; ``rules`` are the optimizer and the loss."""
+    optimizer, loss = rules
+    return Settings(
         network=model.name,
         data=train.name,
         images=len(train),
-        batch=batch,
+        batch=program.batch,
         seed=seed,
-        optimizer=repr(optimizer),
-        loss=getattr(loss, "__name__", type(loss).__name__),
+        optimizer=optimizer,
+        loss=loss,
         backend=program.backend,
         threads=program.threads,
         precision=model.precision,
     )
-    work = _Work(
-        program, evaluator, train, validation, settings, epochs, steps_per_graph
-    )
-    return _Run(work, log, checkpoint_every, progress).run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +146,6 @@ class _Work:
     validation: Dataset | None
     settings: Settings
     epochs: int
-    graphed: int
 
 
 class _Log:
@@ -203,9 +208,10 @@ class _Run:
         work: _Work,
         log: _Log,
         checkpoint_every: int | None,
+        graphed: int,
         progress: bool,
     ) -> None:
-        self._work, self._log = work, log
+        self._work, self._log, self._graphed = work, log, graphed
         self._say = _say if progress else _say_nothing
         self._every, self._progress = checkpoint_every, progress
         self._metrics: MetricsLog | None = None
@@ -227,7 +233,7 @@ class _Run:
                 # Points count from step 0: the last one kept is of the step before.
                 self._metrics.truncate_after(self._at.step - 1)
             if self._at.epoch < work.epochs:
-                self._feed = feed_of(work.program, work.train, work.graphed, self._say)
+                self._feed = feed_of(work.program, work.train, self._graphed, self._say)
             while self._at.epoch < work.epochs:
                 self._train_epoch()
                 self._end_epoch()
