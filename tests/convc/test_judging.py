@@ -40,7 +40,7 @@ def test_the_best_that_can_run_wins_and_nothing_was_measured(task: Task) -> None
 
 
 def test_a_block_that_waits_alone_is_predicted_to_be_slower(task: Task) -> None:
-    """Four warps on a multiprocessor hide too little latency: the same code is judged slower."""
+    """Four warps on a multiprocessor hide too little latency."""
     best = task.candidates[0]
     deep = {**best.schedule, "tile_a": (128, 128, 64), "stages": 3, "warps": 4}
     small = {**best.schedule, "tile_a": (64, 64, 32), "stages": 2, "warps": 4}
