@@ -94,7 +94,8 @@ class File:
             places, lines = self.section(kernel, launch.sections[0], "tl.program_id(0)")
         else:
             places, lines = self.sections(kernel, launch)
-        self.function(name, places, lines, describe(kernel))
+        about = [f"# {launch.about}"] if launch.about else describe(kernel)
+        self.function(name, places, lines, about)
         for place in places.values():
             self.place(kernel, place)
         self.launches += [

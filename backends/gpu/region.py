@@ -145,9 +145,11 @@ def launches(kernel: Kernel) -> list[Launch]:
             after.append(_finish(kernel, part, split_of(kernel, node)))
     found = [Launch(name, tuple(first), warps, stages)]
     if before:
-        found.insert(0, Launch(f"{name}_halo", tuple(before), 4, 1))
+        about = f"puts what {name} reads into a border of zeros"
+        found.insert(0, Launch(f"{name}_halo", tuple(before), 4, 1, about))
     if after:
-        found.append(Launch(f"{name}_sum", tuple(after), 4, 1))
+        about = f"adds the parts of sums that {name} leaves"
+        found.append(Launch(f"{name}_sum", tuple(after), 4, 1, about))
     return found
 
 
@@ -297,8 +299,7 @@ def _finish(kernel: Kernel, part: Part, split: int) -> Section:
         with t.inside(f"for {number} in range(0, {split}):") as block:
             plane = Index.of(t.counter(number, split, block))
             t.line(f"acc += {t.load(store, store.name, [plane, *coords])}")
-        t.line(f"acc = {reduction.divided(t, node, 'acc')}")
-        t.known(node.result, coords, "acc")
+        t.known(node.result, coords, reduction.divided(t, node, "acc"))
         reduction.store_all(t, kernel, part.yields, coords)
 
     name = f"{section_name(kernel, node)}_sum"

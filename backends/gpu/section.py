@@ -21,12 +21,17 @@ class Section:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: its sections share a grid, one after the other."""
+    """One launch: its sections share a grid, one after the other.
+
+    ``about`` says what a further launch of a kernel does, before or after the one that
+    has the kernel's name.
+    """
 
     name: str
     sections: tuple[Section, ...]
     warps: int
     stages: int
+    about: str = ""
 
     @property
     def programs(self) -> int:
