@@ -6,6 +6,7 @@ product with zero is made.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from convc.backends.gpu.affine import Condition, Index
 from convc.backends.gpu.contraction import Contraction, Coords, Operand, Part, Where
@@ -121,58 +122,27 @@ def input_gradient(kernel: Kernel, node: Node, taps: int) -> Contraction:
     counts = [-(-n // s) for n, s in zip((kh, kw), split, strict=True)]
     images: Part = ("n", "N") if dy.type.batched else ("n", dy.type.bind(1)[0])
 
-    def along(
-        t: Tile, number: int, phase: Index, at: Index, tap: Index
-    ) -> tuple[Index, Index, Where]:
-        """The window, the tap of the filter, and when both exist."""
-        axis, name = axes[number], "pq"[number]
-        if split[number] > 1:
-            start = phase + axis.before
-            r = t.remainder(start, axis.stride, "first") + tap * axis.stride
-            window = at + t.quotient(start, axis.stride, "shift") + tap * -1
-            hits = t.within(r, axis.kernel, "ij"[number])
-            window, inside = t.narrowed(window, axis.out, name)
-            return window, r, [*hits, *inside]
-        start = at + tap * -axis.dilation + axis.before
-        if axis.stride == 1:
-            window, inside = t.narrowed(start, axis.out, name)
-            return window, tap, inside
-        window = t.quotient(start, axis.stride, name)
-        rest = t.remainder(start, axis.stride, "rest")
-        symbols = tuple(s for s, _ in rest.terms)
-        hit = [Condition(f"{t.text(rest)} == 0", rest.axes, symbols)]
-        low = [] if start.low >= 0 else t.within(start, start.high + 1, "from")
-        window, inside = t.narrowed(window, axis.out, name)
-        return window, tap, [*low, *hit, *inside]
-
     def read_dy(
         t: Tile, outer: Coords, own: Coords, summed: Coords
     ) -> tuple[Coords, Where]:
         (_, up, across), (n, h, v), (i, j, channel) = outer, own, summed
-        p, _, rows = along(t, 0, up, h, i)
-        q, _, columns = along(t, 1, across, v, j)
+        p, rows = _source(t, axes[0], split[0], up, h, i, "p")
+        q, columns = _source(t, axes[1], split[1], across, v, j, "q")
         return [n, p, q, outer[0] * k + channel], [*rows, *columns]
 
     def read_w(
         t: Tile, outer: Coords, own: Coords, summed: Coords
     ) -> tuple[Coords, Where]:
         (_, up, across), (i, j, channel) = outer, summed
-        _, row, hits = _tap_alone(t, axes[0], split[0], up, i, "i")
-        _, column, more = _tap_alone(t, axes[1], split[1], across, j, "j")
+        row, hits = _tap_of_phase(t, axes[0], split[0], up, i, "i")
+        column, more = _tap_of_phase(t, axes[1], split[1], across, j, "j")
         return [row, column, own[0], outer[0] * k + channel], [*hits, *more]
 
     def result(t: Tile, outer: Coords, own: Coords, columns: Coords) -> Coords:
         (group, up, across), (n, h, v) = outer, own
-        places = []
-        for at, phase, axis, s in (
-            (h, up, axes[0], split[0]),
-            (v, across, axes[1], split[1]),
-        ):
-            whole = t.named(at * s + phase, "h")
-            if whole.high >= axis.size:
-                whole = bounded(t, whole, axis.size)
-            places.append(whole)
-        return [n, *places, group * c + columns[0]]
+        h = bounded(t, t.named(h * split[0] + up, "h"), axes[0].size)
+        v = bounded(t, t.named(v * split[1] + across, "w"), axes[1].size)
+        return [n, h, v, group * c + columns[0]]
 
     return Contraction(
         kernel,
@@ -188,25 +158,47 @@ def input_gradient(kernel: Kernel, node: Node, taps: int) -> Contraction:
     )
 
 
-def _tap_alone(
+def _source(
+    t: Tile, axis: Axis, split: int, phase: Index, at: Index, tap: Index, name: str
+) -> tuple[Index, Where]:
+    """Which window an input element is in at that tap, and when there is one."""
+    if split > 1:
+        start = phase + axis.before
+        shifted = at + t.quotient(start, axis.stride, "shift") + tap * -1
+        _, hits = _tap_of_phase(t, axis, split, phase, tap, "ij"["pq".index(name)])
+        window, inside = t.narrowed(shifted, axis.out, name)
+        return window, [*hits, *inside]
+    start = at + tap * -axis.dilation + axis.before
+    if axis.stride == 1:
+        return t.narrowed(start, axis.out, name)
+    window = t.quotient(start, axis.stride, name)
+    rest = t.remainder(start, axis.stride, "rest")
+    symbols = tuple(s for s, _ in rest.terms)
+    hit = [Condition(f"{t.text(rest)} == 0", rest.axes, symbols)]
+    low = [] if start.low >= 0 else t.within(start, start.high + 1, "from")
+    window, inside = t.narrowed(window, axis.out, name)
+    return window, [*low, *hit, *inside]
+
+
+def _tap_of_phase(
     t: Tile, axis: Axis, split: int, phase: Index, tap: Index, name: str
-) -> tuple[None, Index, Where]:
-    """The tap of the filter that is the ``tap``-th of a phase."""
+) -> tuple[Index, Where]:
+    """The tap of the filter that is the ``tap``-th of a phase, and when there is."""
     if split == 1:
-        return None, tap, []
+        return tap, []
     first = t.remainder(phase + axis.before, axis.stride, "first")
     r = first + tap * axis.stride
-    return None, r, t.within(r, axis.kernel, name)
+    return r, t.within(r, axis.kernel, name)
 
 
 def bounded(t: Tile, index: Index, size: int) -> Index:
     """The same index, which only means something below ``size``."""
-    ((symbol, _),) = index.terms
-    if index.high >= size:
-        below = Condition(f"{symbol.name} < {size}", symbol.axes, (symbol,))
-        symbol.conditions = (*symbol.conditions, below)
-        symbol.high = size - 1
-    return index
+    if index.high < size:
+        return index
+    ((symbol, _),) = t.named(index, "at").terms
+    below = Condition(f"{symbol.name} < {size}", symbol.axes, (symbol,))
+    known = (*symbol.conditions, below)
+    return Index.of(replace(symbol, high=size - 1, conditions=known))
 
 
 def filter_gradient(kernel: Kernel, node: Node) -> Contraction:

@@ -37,8 +37,8 @@ START = 1.5e-6
 """Seconds of a tile before its first product and after its last."""
 STEP = 0.25e-6
 """Seconds that a step of a loop takes whatever its size."""
-SPARE = 1.5
-"""How much more shared memory a block may take than its stages keep."""
+SPARE = 1.2
+"""How much more shared memory a block may take than the stages of a loop."""
 MOST = 24
 """How many candidates a kernel has at most."""
 
@@ -159,8 +159,12 @@ def _threads(choice: Sequence[Option], device: Target) -> list[tuple[int, int]]:
         return [(1, 1)]
     warps = 8 if max(option.area for option in choice) >= 128 * 128 else 4
     stage = max(option.shared_bytes for option in choice)
-    room = device.block_shared_bytes / SPARE
-    return [(warps, n) for n in (3, 2, 1) if n == 1 or n * stage <= room][:2]
+    return [(warps, n) for n in (3, 2, 1) if _fits(stage, n, device)][:2]
+
+
+def _fits(stage: int, stages: int, device: Target) -> bool:
+    """Whether a block has room for the stages of a loop, and the one being read."""
+    return (stages + 1) * stage * SPARE <= device.block_shared_bytes
 
 
 def _combined(
@@ -201,7 +205,8 @@ def _product(
         spec = contraction(kernel, part, 0 if loop in ("", "flat") else 2)
         summed = spec.summed[spec.taps :]
         sizes = [spec.size(p) for p in (spec.rows, spec.columns, summed)]
-        for tile in _shapes(sizes, _precision(node), device):
+        width = node.operands[0].type.dtype.itemsize
+        for tile in _shapes(sizes, width, _precision(node), device):
             if tile[0] < 2 * spec.positions:
                 continue
             for split in _shares(node, spec, tile, device):
@@ -223,7 +228,7 @@ def _loops(kernel: Kernel, node: Node) -> tuple[str, ...]:
 
 
 def _shapes(
-    sizes: Sequence[int], precision: str, device: Target
+    sizes: Sequence[int], width: int, precision: str, device: Target
 ) -> Iterator[tuple[int, int, int]]:
     """Rows, columns and depth of a tile.
 
@@ -244,7 +249,8 @@ def _shapes(
         wanted = zip((rows, columns, depth), sizes, strict=True)
         if not all(tile <= max(16, power(size)) for tile, size in wanted):
             continue
-        if rows * columns * depth <= 64 * 64 * 16 * (1 if plain else 32):
+        small = rows * columns * depth <= 64 * 64 * 16 * (1 if plain else 32)
+        if small and _fits(width * depth * (rows + columns), 1, device):
             yield rows, columns, depth
 
 
