@@ -151,6 +151,16 @@ def test_a_run_adds_its_times_their_ratio_and_the_roof(training: list[Stage]) ->
         assert work.roof == PEAKS.share(work.flops, work.nbytes, times[kernel.node])
 
 
+def test_a_run_without_known_peaks_has_times_and_no_roof(training: list[Stage]) -> None:
+    times = {node.name: 2e-3 for node in kernels(training[-1].graph)}
+    table = plan_table(training, times=times)
+    assert table.headings()[-3:] == ("measured", "ratio", "roof")
+    assert all(row[-1] == "" for row in table.cells())
+    assert table.cells()[-1][-3] == f"{2 * len(times)}.0 ms"
+    assert "roof:" not in str(table)
+    assert "ratio: measured / predicted" in str(table)
+
+
 def test_a_bad_prediction_is_printed_as_it_is() -> None:
     work = Work(flops=10, nbytes=10, predicted=1e-3, measured=1.0, least=1e-9)
     assert work.ratio == 1000

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from convc import roofline
-from convc.roofline import Peaks, machine_peaks, measure_peaks
+from convc.model import Model
+from convc.networks import two_conv
+from convc.roofline import Peaks, machine_peaks, measure_peaks, peaks_for
 
 PEAKS = Peaks(gemm=100e9, memory=10e9, cache=40e9)
 
@@ -48,6 +50,15 @@ def test_peaks_are_measured_once_for_each_number_of_threads(probes: list[int]) -
     assert machine_peaks(2) != first
     assert machine_peaks(1) == first
     assert probes == [1, 2]
+
+
+def test_a_programs_peaks_are_its_threads_and_a_gpus_are_not_measured(
+    probes: list[int],
+) -> None:
+    step = Model(two_conv).inference()
+    assert peaks_for(step.compile(batch=1, threads=2)) == machine_peaks(2)
+    assert peaks_for(step.compile("triton", batch=1)) is None
+    assert probes == [2]
 
 
 def test_asked_again_they_are_measured_again_and_kept(probes: list[int]) -> None:
