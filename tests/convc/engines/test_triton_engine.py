@@ -414,3 +414,24 @@ def test_a_gpu_that_is_too_old_is_refused(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda name: (7, 5))
     with pytest.raises(CompileError, match="GPU is sm_75; .* NVIDIA's from sm_80 on"):
         targeted("triton")
+
+
+@pytest.mark.parametrize("rows_of_nan", [True, False])
+def test_where_the_interpreter_gives_up_at_nan_the_error_says_what_to_do(
+    rows_of_nan: bool,
+) -> None:
+    """Any other error of a kernel stays what it is."""
+    from triton.runtime.errors import InterpreterError
+
+    def give_up() -> None:
+        raise InterpreterError("All-NaN slice encountered" if rows_of_nan else "a slip")
+
+    program = sample()
+    engine_of(program).calls[2] = give_up
+    expected, said = (
+        (RunError, "row of nothing but NaN.* use a smaller learning rate")
+        if rows_of_nan
+        else (InterpreterError, "a slip")
+    )
+    with pytest.raises(expected, match=said):
+        program(**batch(0))
