@@ -26,6 +26,8 @@ what it computes, as the compiler's graph says it. A step is the list LAUNCHES; 
 that it reads and writes lies in one block of memory, at PLACES.
 """
 
+import time
+
 import torch
 import triton
 import triton.language as tl

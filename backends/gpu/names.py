@@ -20,7 +20,7 @@ TORCH = {kind: "bool" if name == "int1" else name for kind, name in TRITON.items
 """torch's dtypes, as the emitted file names them."""
 
 RESERVED = frozenset(dir(builtins)).union(
-    ("torch", "triton", "tl", "pid", "acc"),
+    ("time", "torch", "triton", "tl", "pid", "acc"),
     ("BATCH", "ARENA_BYTES", "LAUNCHES", "LAUNCHES_OF", "PLACES", "ARRAYS"),
     ("Program", "keeps", "tanh"),
 )
