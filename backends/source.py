@@ -81,6 +81,15 @@ def wrapped(line: str, width: int = LINE) -> list[str]:
     indent = line[: len(line) - len(line.lstrip())]
     if len(line) <= width or line.lstrip().startswith("#") or "(" not in line:
         return [line]
+    name, _, terms = line.strip().partition(" = ")
+    if " & " in terms and _closing(terms, terms.index("(")) < len(terms) - 1:
+        first, *rest = terms.split(" & ")
+        listed = [first, *(f"& {term}" for term in rest)]
+        return [
+            f"{indent}{name} = (",
+            *(f"{indent}    {term}" for term in listed),
+            f"{indent})",
+        ]
     opening = line.index("(")
     closing = _closing(line, opening)
     head, inside, tail = (

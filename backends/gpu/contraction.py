@@ -208,7 +208,7 @@ def _tap_loop(
     taps, channels = spec.summed[: spec.taps], spec.summed[spec.taps :]
     blocks = tiles(spec.size(channels), step)
     steps, number = spec.size(taps) * blocks, t.unique("step")
-    with t.inside(f"for {number} in range(0, {steps}):") as block:
+    with t.inside(f"for {number} in range({steps}):") as block:
         whole = t.counter(number, steps, block)
         *tap_at, channel_block = digits_of(t, whole, [*taps, ("block", blocks)])
         first, needs = start_of(t, channel_block, step)

@@ -1,6 +1,7 @@
 """Writes the source file of a planned graph."""
 
 import json
+import keyword
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -151,7 +152,12 @@ class File:
     def unique(self, name: str) -> str:
         """A function name that is not taken."""
         plain = identifier(name)
-        if not plain.isidentifier() or plain in RESERVED or plain.startswith("__"):
+        if (
+            keyword.iskeyword(plain)
+            or not plain.isidentifier()
+            or plain in RESERVED
+            or plain.startswith("__")
+        ):
             plain = f"kernel_{plain}"
         found, number = plain, 1
         while found in self.names:
@@ -243,7 +249,8 @@ def _tables(file: File, graph: Graph) -> list[str]:
         file.enter(value)
     found = ["", "", "# a step: kernel, programs, what its pointers are, warps, stages"]
     found += ["LAUNCHES = [", *file.launches, "]"]
-    found += [f"LAUNCHES_OF = {file.counts}  # how many each kernel of the graph has"]
+    found += ["# how many of them each kernel of the graph has"]
+    found += ["LAUNCHES_OF = [", *_filled(f"{count}," for count in file.counts), "]"]
     found += ["", "# dtype, byte offset, elements of a full batch", "PLACES = {"]
     for name, row in file.places.items():
         found.append(f'    {json.dumps(name)}: ("{row[0]}", {row[1]}, {row[2]}),')

@@ -134,7 +134,7 @@ def write_halo_product(
     filters = _weights(t, halo, (kh * kw * c, k), tile)
     t.line(f"acc = tl.zeros(({rows}, {columns}), tl.float32)")
     blocks = tiles(channels, depth)
-    with t.inside(f"for step in range(0, {kh * kw * blocks}):") as block:
+    with t.inside(f"for step in range({kh * kw * blocks}):") as block:
         step = Symbol("step", 0, kh * kw * blocks - 1, frozenset(), block)
         i, j, part = t.digits(step, [("i", kh), ("j", kw), ("block", blocks)])
         tap = i * (halo.dilations[0] * halo.grid[1]) + j * halo.dilations[1]

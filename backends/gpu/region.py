@@ -296,7 +296,7 @@ def _finish(kernel: Kernel, part: Part, split: int) -> Section:
         coords = flat_coords(t, node.result.type, pid, min(BLOCK, power(size)))
         t.line(f"acc = {t.full(coords, '0', store.type.dtype)}")
         number = t.unique("part")
-        with t.inside(f"for {number} in range(0, {split}):") as block:
+        with t.inside(f"for {number} in range({split}):") as block:
             plane = Index.of(t.counter(number, split, block))
             t.line(f"acc += {t.load(store, store.name, [plane, *coords])}")
         t.known(node.result, coords, reduction.divided(t, node, "acc"))

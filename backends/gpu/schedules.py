@@ -37,6 +37,8 @@ START = 1.5e-6
 """Seconds of a tile before its first product and after its last."""
 STEP = 0.25e-6
 """Seconds that a step of a loop takes whatever its size."""
+SLOWER = {3: 1.0, 2: 1.1, 1: 1.6}
+"""How much longer a loop takes that loads fewer steps ahead, by its stages."""
 SPARE = 1.2
 """How much more shared memory a block may take than the stages of a loop."""
 MOST = 24
@@ -185,7 +187,7 @@ def _combined(
     work = sum(o.tiles * o.seconds for o in choice) / device.sms
     seconds = max(work, *(o.seconds for o in choice))
     after = max(o.after for o in choice)
-    seconds *= 1.0 + 0.02 * (3 - stages)
+    seconds *= SLOWER[stages]
     calls = 2 if after else 1
     return Candidate(schedule, _cost(kernel, device, seconds + after, calls))
 
@@ -242,7 +244,7 @@ def _shapes(
         yield rows, columns, depth
         return
     plain = precision == "fp32"
-    depths = (16, 32) if plain else (32, 64, 16)
+    depths = (16, 32) if plain else (32, 64, 128, 16)
     for rows, columns, depth in product(
         (128, 64, 32, 16, 256), (64, 128, 32, 16), depths
     ):

@@ -146,7 +146,7 @@ def _work(kernel: KernelFacts) -> str:
     calls = "1 call" if cost.calls == 1 else f"{amount(cost.calls)} calls"
     return (
         f"{said}; predicted for this algorithm: {flops}, {local} more through the "
-        f"caches, {calls} on each thread"
+        f"caches, {calls} of each worker"
     )
 
 
