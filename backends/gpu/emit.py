@@ -22,9 +22,9 @@ TAIL = 64
 """Bytes after the graph's arena: how many images a step has, and who has arrived."""
 
 HEAD = '''
-Kernels take pointers only: shapes, strides and tiles are written out. Above each stands
-what it computes, as the compiler's graph says it. A step is the list LAUNCHES; all
-that it reads and writes lies in one block of memory, at PLACES.
+It needs torch and triton. Kernels take pointers only: shapes, strides and tiles are
+written out. Above each stands what it computes, as the compiler's graph says it. A step
+is the list LAUNCHES; all that it touches lies in one block of memory, at PLACES.
 """
 
 import time
@@ -223,9 +223,7 @@ def emit_program(graph: Graph, arena: Arena) -> Emitted:
         if node.region is not None:
             file.kernel(Kernel(node, arena.batch))
     source = "\n".join(file.lines)
-    head = [
-        f'"""{comment(graph.name)}: emitted by convc for Triton, needs torch and it.'
-    ]
+    head = [f'"""{comment(graph.name)}: emitted by convc for Triton.']
     head += HEAD.rstrip("\n").split("\n")
     head += ["", f"BATCH = {arena.batch}  # the most images one step takes"]
     head += [f"ARENA_BYTES = {arena.size + TAIL}"]

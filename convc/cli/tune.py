@@ -19,6 +19,7 @@ from convc.cli.group import (
     step_option,
 )
 from convc.ir.errors import CompileError
+from convc.ir.printer import attr_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -200,7 +201,7 @@ def _name(task: Task) -> str:
 def _schedule(trial: Trial) -> str:
     schedule = dict(trial.candidate.schedule)
     algorithm = str(schedule.pop("algorithm", ""))
-    return " ".join([algorithm, *(f"{k}={v}" for k, v in schedule.items())])
+    return " ".join([algorithm, *(f"{k}={attr_text(v)}" for k, v in schedule.items())])
 
 
 def _remark(outcome: Outcome, trial: Trial) -> str:
