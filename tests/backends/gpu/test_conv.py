@@ -2,8 +2,8 @@
 
 import pytest
 from compiled import faults, inputs_for, parameters_for, ran
+from emitted_programs import emitted
 from layer_cases import ENDINGS, POOLED, layer
-from triton_bench import Checked
 from window_cases import CONVOLUTIONS
 
 from convc.ir.graph import Graph
@@ -14,7 +14,7 @@ BATCH = 7
 
 def wrong(graph: Graph) -> list[str]:
     """What is wrong on all and on fewer images; whole numbers must come out exactly."""
-    program, found = Checked(graph, BATCH), []
+    program, found = emitted(graph, BATCH), []
     for n, whole in ((BATCH, True), (BATCH - 2, False)):
         feeds, given = inputs_for(graph, n, whole), parameters_for(graph, whole)
         program.load(given)

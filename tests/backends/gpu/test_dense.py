@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from compiled import agrees, inputs_for, parameters_for
-from triton_bench import Checked
+from emitted_programs import emitted
 
 import convc as cc
 from convc.optimizers import SGD
@@ -27,6 +27,6 @@ def test_forward_backward_and_update_are_right(n: int, whole: bool) -> None:
     at = [p.name for p in step.passes].index("fuse-conv")
     before = replace(step, passes=training(SGD(0.5))[:at])
     graph = before.stages(batch=BATCH, threads=1)[-1].graph
-    program = Checked(graph, BATCH)
+    program = emitted(graph, BATCH)
     program.load(parameters_for(graph, whole))
     assert agrees(graph, inputs_for(graph, n, whole), program)[1] == []

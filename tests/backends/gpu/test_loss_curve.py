@@ -6,7 +6,7 @@ training amplifies a last bit.
 """
 
 from compiled import agrees, inputs_for, ran
-from triton_bench import Checked
+from emitted_programs import emitted
 
 import convc as cc
 from convc.model import Model
@@ -36,7 +36,7 @@ def test_losses_agree_step_by_step() -> None:
     graph = Step(step.graph, step.passes[:at]).stages(batch=IMAGES)[-1].graph
     numpy = step.compile(batch=IMAGES, threads=2)
     numpy.initialize(4)
-    triton = Checked(graph, IMAGES)
+    triton = emitted(graph, IMAGES)
     triton.load(numpy.state())
     data, losses = inputs_for(graph, IMAGES), []
     for _ in range(STEPS):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from compiled import agrees, faults, ran
+from emitted_programs import emitted
 from op_bench import Case
 from op_programs import PLAIN, STEPS, WIDE, bench, fed, updating
-from triton_bench import Checked
 
 from convc.ir.errors import CompileError
 from convc.ir.graph import Graph
@@ -25,7 +25,7 @@ def test_an_op_agrees_with_the_oracle(case: Case) -> None:
     bounds = bounded(graph, feeds, {})
     exact = interpret(graph, whole, {}).outputs if OPS[case.op].exact else {}
     for spare in SPARE:
-        program = Checked(graph, case.batch + spare)
+        program = emitted(graph, case.batch + spare)
         assert not faults(graph, bounds, ran(program, feeds))
         if exact:
             found = ran(program, whole).outputs
@@ -35,7 +35,7 @@ def test_an_op_agrees_with_the_oracle(case: Case) -> None:
 def refusal(graph: Graph, batch: int) -> str:
     """Why ``graph`` does not compile; empty if it does."""
     try:
-        Checked(graph, batch)
+        emitted(graph, batch)
     except CompileError as error:
         return str(error)
     return ""
@@ -50,7 +50,7 @@ def test_in_float64_an_op_is_right_or_refused(case: Case) -> None:
         assert case.op in reason
         assert "f64" in reason
         return
-    found = ran(Checked(graph, case.batch + 1), feeds).outputs
+    found = ran(emitted(graph, case.batch + 1), feeds).outputs
     for name, array in interpret(graph, feeds, {}).outputs.items():
         assert found[name].dtype == array.dtype
         scale = max(1.0, float(np.abs(array.astype(float)).max()))
@@ -64,7 +64,7 @@ def test_an_optimizer_updates_parameters_and_state(case: Case, copies: int) -> N
     """Three steps, each from where the last one left the program."""
     graph = updating(case, copies)
     inputs, parameters = fed(case, graph)
-    program = Checked(graph, 1)
+    program = emitted(graph, 1)
     program.load(parameters)
     for _ in range(3):
         _, wrong = agrees(graph, inputs, program)

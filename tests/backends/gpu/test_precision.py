@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 from compiled import State, agrees, inputs_for
-from triton_bench import Checked
+from emitted_programs import emitted
 
 import convc as cc
 from convc.ir.graph import Graph
@@ -68,7 +68,7 @@ def traced(precision: str) -> Graph:
 def test_a_step_is_within_its_bounds(precision: str, target: str) -> None:
     """With the tiles of a GPU too; ``gpu_numbers`` sees to it that rounding is real."""
     graph = traced(precision)
-    program = Checked(graph, BATCH, target)
+    program = emitted(graph, BATCH, target)
     for n in (BATCH, BATCH - 1):
         program.load({**program.state(), **weights(graph)})
         _, wrong = agrees(graph, inputs_for(graph, n, whole=True), program)
@@ -93,7 +93,7 @@ def test_each_precision_is_another_computation() -> None:
     found = {}
     for precision in PRECISIONS:
         graph = traced(precision)
-        program = Checked(graph, BATCH)
+        program = emitted(graph, BATCH)
         program.load({**program.state(), **weights(graph)})
         outputs = program(**inputs_for(graph, BATCH))
         found[precision] = outputs["gradient/conv1/kernel"].tobytes()

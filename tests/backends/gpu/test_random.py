@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from compiled import agrees, inputs_for, parameters_for
+from emitted_programs import emitted
 from pass_bench import graph_of
-from triton_bench import Checked
 
 from convc.ir import philox
 
@@ -19,7 +19,7 @@ def test_a_mask_has_the_bits_of_philox(shape: str, step: int) -> None:
       %m = dropout_mask(%s, %t) {{shape={shape}, keep=0.6, stream=5}} : bool{shape}
     }}
     """)
-    program = Checked(graph, 7)
+    program = emitted(graph, 7)
     seed = 2**40 + 9
     program.load({"s": np.int64(seed), "t": np.int64(step)})
     found = program(x=np.zeros((7, 3), np.float32))["y"]
@@ -46,7 +46,7 @@ graph g(%x: f32[N,6], %c: f32[N,5]) -> (y=%2, d=%3) {
 def test_all_kernels_of_a_step_draw_the_same_mask() -> None:
     """And the next step another one."""
     graph = graph_of(MASKED)
-    program = Checked(graph, 9)
+    program = emitted(graph, 9)
     assert not any(n.op == "dropout_mask" for n in program.graph.nodes)
     program.load(parameters_for(graph))
     masks = []

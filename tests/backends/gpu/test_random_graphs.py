@@ -1,10 +1,10 @@
 """Random graphs mean the same in emitted Triton, and their training steps do."""
 
 from compiled import agrees
+from emitted_programs import emitted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_graphs import Example, graphs
-from triton_bench import Checked
 
 from convc.optimizers import SGD, Adam, AdamW, Momentum
 from convc.passes.canonicalize import CANONICALIZE
@@ -28,7 +28,7 @@ SPARE = st.sampled_from([0, 2])
 def test_a_graph_runs_as_it_was_traced(example: Example, spare: int) -> None:
     """Outputs and updates, bit for bit where float32 rounds nothing."""
     batch = len(example.inputs["image"]) + spare
-    program = Checked(example.graph, batch, passes=AS_TRACED)
+    program = emitted(example.graph, batch, passes=AS_TRACED)
     program.load({**program.state(), **example.parameters})
     _, wrong = agrees(example.graph, example.inputs, program, example.parameters)
     assert not wrong
@@ -42,7 +42,7 @@ def test_two_training_steps_agree_with_the_oracle(
     """Loss, gradients, parameters and states, each step from where the last ended."""
     batch = len(example.inputs["image"]) + spare
     passes = training(optimizer, keep_gradients=True)
-    program = Checked(example.graph, batch, passes=passes)
+    program = emitted(example.graph, batch, passes=passes)
     program.load({**program.state(), **example.parameters})
     graph = next(s.graph for s in program.stages if s.name == "apply-optimizer")
     for _ in range(2):

@@ -4,9 +4,10 @@ from functools import cache
 
 import numpy as np
 from compiled import State, agrees, ran
-from triton_bench import Checked
+from emitted_programs import emitted
 from two_conv_data import feeds, weights
 
+from convc.backends.gpu.launches import read_launches
 from convc.ir.graph import Graph
 from convc.ir.interpreter import Result
 from convc.model import Model
@@ -33,7 +34,7 @@ def traced() -> Graph:
 @cache
 def three_steps() -> list[tuple[State, Result, list[str]]]:
     """For each of three steps: where it began, what it gave, what is wrong with it."""
-    program, steps = Checked(traced(), IMAGES), []
+    program, steps = emitted(traced(), IMAGES), []
     numpy = step().compile(batch=IMAGES, threads=2)
     numpy.initialize(4)
     state = numpy.state()
@@ -64,6 +65,5 @@ def test_dropout_hits_what_it_hits_in_numpy() -> None:
 
 
 def test_a_step_takes_few_launches() -> None:
-    program = Checked(traced(), IMAGES)
-    module = program.interpreted.module
-    assert len(module.LAUNCHES) <= MOST_LAUNCHES
+    program = emitted(traced(), IMAGES)
+    assert len(read_launches(program.source)) <= MOST_LAUNCHES
