@@ -81,8 +81,9 @@ class Run:
             self._keep(name, job.name, self._worker.run(job, deadline))
         self._write()
 
-    def compile_ahead(self, names: Sequence[str]) -> None:
-        """Begin to compile what the sections' kernels will need, in other processes."""
+    def begin(self, names: Sequence[str]) -> None:
+        """Start the worker, and compile what the sections will need beside it."""
+        self._worker.start()
         jobs = [
             job
             for name in names

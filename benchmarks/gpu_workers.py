@@ -54,11 +54,11 @@ class Worker:
 
         The job is given up when ``time.monotonic()`` reaches the deadline.
         """
-        self._start()
         began = time.monotonic()
         try:
+            self.start()
             self._pipe.send(job)
-            if not self._pipe.poll(max(0.0, deadline - began)):
+            if not self._pipe.poll(max(0.0, deadline - time.monotonic())):
                 self.stop()
                 return {"error": f"given up after {time.monotonic() - began:.0f} s"}
             row, healthy = self._pipe.recv()
@@ -79,7 +79,8 @@ class Worker:
             self._pipe.close()
         self._process = None
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the process, if there is none, and wait until it has the device."""
         if self._process is not None:
             return
         context = multiprocessing.get_context("spawn")
@@ -87,6 +88,7 @@ class Worker:
         self._process = context.Process(target=serve, args=(theirs, self._device))
         self._process.start()
         theirs.close()
+        self._pipe.recv()
 
 
 def serve(pipe: Connection, device: str) -> None:
@@ -96,7 +98,7 @@ def serve(pipe: Connection, device: str) -> None:
     from convc.engines.device import ready
     from convc.ir.errors import ConvcError
 
-    ready(device)
+    pipe.send(ready(device))
     with numbers_of(device):
         while True:
             try:

@@ -214,7 +214,7 @@ def test_what_a_section_leaves_over_goes_to_the_others(
     assert found == pytest.approx([10.0, 28.0, 40.0])
 
 
-def test_a_worker_is_replaced_after_a_job_that_was_given_up_or_failed() -> None:
+def test_a_worker_is_replaced_after_a_job_that_was_given_up_or_failed_or_died() -> None:
     worker, job = Worker("interpret"), Job("a layer", "layer", {"shape": None})
     try:
         late = worker.run(job, time.monotonic() - 1)
@@ -222,6 +222,9 @@ def test_a_worker_is_replaced_after_a_job_that_was_given_up_or_failed() -> None:
         for _ in range(2):
             failed = worker.run(job, time.monotonic() + 1e6)
             assert failed["error"].startswith("TypeError")
+        assert worker.run(Job("unknown", "nothing"), time.monotonic() + 1e6) == {
+            "error": "the process died, exit code 1"
+        }
     finally:
         worker.stop()
 
