@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compiled import inputs_for
+from emitted_programs import emitted as program_of
 from hostile_names import HOSTILE, NET, calls_in, named_everywhere, rename_kernels
 from pass_bench import graph_of
-from triton_bench import Checked
 
 from convc.backends import backend_named
 from convc.ir.interpreter import interpret
@@ -136,7 +136,7 @@ def test_no_text_of_the_user_becomes_code(text: str) -> None:
         "bias": np.ones(3, np.float32),
     }
     expected = interpret(graph, feeds, state, float64=True).outputs[text]
-    for program in (Checked(graph, 3), Checked(graph, 3, passes=passes)):
+    for program in (program_of(graph, 3), program_of(graph, 3, passes=passes)):
         assert "PWNED" not in calls_in(program.source)
         program.load(state)
         assert np.allclose(program(**feeds)[text], expected, rtol=1e-5)
@@ -149,7 +149,7 @@ def test_parameters_and_inputs_may_have_any_name(text: str) -> None:
     """Also one that Python or the emitted file knows."""
     source = NET.replace("%bias", f"%{text}").replace("%image", f"%{text}.in")
     graph = graph_of(source.replace("%kernel", f"%{text}/kernel"))
-    program = Checked(graph, 2)
+    program = program_of(graph, 2)
     values = [p.value for p in graph.parameters]
     program.load({v.name: np.zeros(v.type.bind(1)) for v in values})
     found = program(**inputs_for(graph, 2))["y"]
