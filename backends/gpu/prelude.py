@@ -75,22 +75,25 @@ if __name__ == "__main__":  # where there is no GPU, with TRITON_INTERPRET=1
 '''
 
 WORKSPACE = '''
-        self.spare = []  # memory for descriptors, kept for graphs that point to it
-        triton.set_allocator(self.workspace)
-
     def workspace(self, size, alignment, stream):
-        """Memory for the descriptors of one launch."""
+        """Memory for descriptors, kept for graphs that point to it."""
         if not self.spare or self.spare[-1].numel() < size:
             self.spare.append(self.arena.new_empty(size))
         return self.spare[-1]
+
 '''
 """What the runner needs where kernels make tensor descriptors."""
 
 
 def runner(source: str) -> str:
     """The class that runs the kernels in ``source``."""
+    text = RUNNER.strip("\n")
     if "make_tensor_descriptor" not in source:
-        return RUNNER.strip("\n")
-    first = '        self.at("!images").fill_(BATCH)\n'
-    head, _, tail = RUNNER.strip("\n").partition(first)
-    return f"{head}{first}{WORKSPACE.strip(chr(10))}\n{tail}"
+        return text
+    filled = '        self.at("!images").fill_(BATCH)\n'
+    launch = "        kernel, programs, pointers, warps, stages = LAUNCHES[number]\n"
+    text = text.replace(filled, f"{filled}        self.spare = []\n", 1)
+    text = text.replace("    def at(", f"{WORKSPACE.lstrip(chr(10))}    def at(", 1)
+    return text.replace(
+        launch, f"{launch}        triton.set_allocator(self.workspace)\n", 1
+    )

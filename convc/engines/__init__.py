@@ -40,7 +40,9 @@ def targeted(backend: str, device: str | None = None) -> str:
     CompileError as ``device_named``.
     """
     place = device_named(backend, device)
-    if backend != "triton" or place == "interpret":
+    if backend == "triton" and place == "interpret":
+        return "triton:interpret"
+    if backend != "triton":
         return backend
     from convc.engines.device import architecture, nearest_target
 

@@ -30,7 +30,17 @@ def launches(source: str, module: Any, emitted: Any, device: Device) -> list[Cal
     for kernel, entry in zip(ready(module, compiled), entries, strict=True):
         _, programs, pointers, *_ = entry
         calls.append(partial(kernel[programs, 1, 1], *map(emitted.at, pointers)))
+    if hasattr(emitted, "workspace"):
+        return [partial(_allocating, emitted.workspace, call) for call in calls]
     return calls
+
+
+def _allocating(workspace: Any, call: Call) -> None:
+    """A launch whose descriptors lie in memory of its own program."""
+    import triton
+
+    triton.set_allocator(workspace)
+    call()
 
 
 @contextmanager

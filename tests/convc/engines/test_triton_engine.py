@@ -394,7 +394,7 @@ def test_a_program_for_a_gpu_is_made_for_its_kind_or_the_next_older(
     assert targeted("triton", "cuda:0") == targeted("triton") == f"triton:{target}"
     assert targeted("triton:sm_80", "cuda") == "triton:sm_80"
     assert targeted("triton:interpret") == "triton:interpret"
-    assert targeted("triton", "interpret") == "triton"
+    assert targeted("triton", "interpret") == "triton:interpret"
     assert targeted("numpy") == "numpy"
 
 
