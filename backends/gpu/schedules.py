@@ -209,7 +209,7 @@ def _product(
         sizes = [spec.size(p) for p in (spec.rows, spec.columns, summed)]
         width = node.operands[0].type.dtype.itemsize
         for tile in _shapes(sizes, width, _precision(node), device):
-            if tile[0] < 2 * spec.positions:
+            if tile[0] < 2 * spec.positions or tile[2] > _deepest(node, device):
                 continue
             for split in _shares(node, spec, tile, device):
                 yield _product_option(spec, node, loop, tile, split, device)
@@ -227,6 +227,11 @@ def _loops(kernel: Kernel, node: Node) -> tuple[str, ...]:
         return ("flat", "tap") if channels > 16 else ("flat",)
     halo = halo_of(kernel, node) if _precision(node) != "fp32" else None
     return ("tap",) if halo is None else ("tap", "halo")
+
+
+def _deepest(node: Node, device: Target) -> int:
+    """How many positions a step may sum: those of a convolution need indices each."""
+    return 128 if node.op == "matmul" or not device.compiles else 64
 
 
 def _shapes(
