@@ -1,6 +1,9 @@
 """What all emitters share: a writer of lines, and names that are safe in source."""
 
 import re
+from collections.abc import Sequence
+
+from convc.ir.graph import Loc
 
 LINE = 88
 
@@ -69,6 +72,16 @@ def split_arguments(text: str) -> list[str]:
 def comment(text: str) -> str:
     """``text`` made safe for a comment or docstring: one line of plain characters."""
     return re.sub(r"[^A-Za-z0-9_ .,:;/()\[\]{}=+*@<>%-]", "?", text)
+
+
+def listed(locs: Sequence[Loc]) -> str:
+    """``model.py:4 conv1, 5 pool1``: a file is named once."""
+    parts, file = [], None
+    for loc in locs:
+        line = f"{loc.line} {loc.layer}".strip()
+        parts.append(line if loc.file == file else f"{loc.file}:{line}")
+        file = loc.file
+    return ", ".join(parts)
 
 
 def identifier(text: str) -> str:

@@ -12,8 +12,8 @@ from convc.backends.cpu.kernel import Kernel
 from convc.backends.cpu.plan_check import check_plan
 from convc.backends.cpu.prelude import HELPERS, SHARE, TAIL, helpers_for, memory_for
 from convc.backends.cpu.table import emitter_for
-from convc.backends.source import LINE, Writer, comment, identifier
-from convc.ir.graph import Arena, Buffer, Graph, Loc
+from convc.backends.source import LINE, Writer, comment, identifier, listed
+from convc.ir.graph import Arena, Buffer, Graph
 
 FUNCTIONS = (
     "add",
@@ -129,7 +129,7 @@ def _emit_kernel(w: Writer, kernel: Kernel, name: str) -> None:
     w("", "", f"def {name}(mem, n, t):")
     w.depth += 1
     ops = " + ".join(dict.fromkeys(n.op for n in kernel.ops))
-    places = f"  ({_places(kernel.node.locs)})" if kernel.node.locs else ""
+    places = f"  ({listed(kernel.node.locs)})" if kernel.node.locs else ""
     text = comment(ops + places)
     if len(text) + 10 <= LINE:
         w(f'"""{text}"""')
@@ -141,16 +141,6 @@ def _emit_kernel(w: Writer, kernel: Kernel, name: str) -> None:
     named = _named_places(kernel)
     w.lines += [_annotated(line, named) for line in body.lines]
     w.depth -= 1
-
-
-def _places(locs: tuple[Loc, ...]) -> str:
-    """``model.py:4 conv1, 5 pool1``: a file is named once."""
-    parts, file = [], None
-    for loc in locs:
-        line = f"{loc.line} {loc.layer}".strip()
-        parts.append(line if loc.file == file else f"{loc.file}:{line}")
-        file = loc.file
-    return ", ".join(parts)
 
 
 def _named_places(kernel: Kernel) -> dict[int, str]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from math import prod
 
 from convc.backends.gpu.affine import Condition, Index, Symbol
-from convc.backends.gpu.kernel import Kernel, Tile
+from convc.backends.gpu.kernel import Kernel
 from convc.backends.gpu.section import tiles
+from convc.backends.gpu.tile import Tile
 from convc.ir.graph import Node, Value
 from convc.ir.ops.base import ints
 from convc.ir.types import BATCH

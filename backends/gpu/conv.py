@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from convc.backends.gpu.affine import Condition, Index
 from convc.backends.gpu.contraction import Contraction, Coords, Operand, Part, Where
-from convc.backends.gpu.kernel import Kernel, Tile
+from convc.backends.gpu.kernel import Kernel
+from convc.backends.gpu.tile import Tile
 from convc.ir.graph import Node
 from convc.ir.ops.base import ints
 from convc.ir.ops.conv import conv_axes

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Sequence
 from convc.backends.base import Emitted, EmittedKernel
 from convc.backends.gpu import optimizer
 from convc.backends.gpu.affine import Symbol
-from convc.backends.gpu.kernel import Kernel, Tile
+from convc.backends.gpu.kernel import Kernel
 from convc.backends.gpu.names import RESERVED, TORCH
 from convc.backends.gpu.prelude import HELPERS, runner
 from convc.backends.gpu.region import is_optimizer, launches, scratch_values
 from convc.backends.gpu.section import Launch, Section, function_name
-from convc.backends.source import LINE, comment, identifier, wrapped
-from convc.ir.graph import Arena, Graph, Loc, Value
+from convc.backends.gpu.tile import Tile
+from convc.backends.source import LINE, comment, identifier, listed, wrapped
+from convc.ir.graph import Arena, Graph, Value
 from convc.ir.printer import node_lines
 
 TAIL = 64
@@ -181,7 +182,7 @@ def describe(kernel: Kernel) -> list[str]:
     """Comments: what a kernel computes, and the lines it comes from."""
     found, operands = [], kernel.node.operands
     if kernel.node.locs:
-        found += textwrap.wrap(comment(_places(kernel.node.locs)), LINE - 2)
+        found += textwrap.wrap(comment(listed(kernel.node.locs)), LINE - 2)
     if is_optimizer(kernel):
         found += textwrap.wrap(comment(_updated(kernel)), LINE - 2)
         return [f"# {line}" for line in found]
@@ -204,16 +205,6 @@ def _updated(kernel: Kernel) -> str:
     attrs = node_lines(first)[0].partition("{")[2].partition("}")[0]
     parameters = (kernel.outer(n.operands[0]) for n in optimizer.updates(kernel))
     return f"{first.op} {{{attrs}}}: {', '.join(map(str, parameters))}"
-
-
-def _places(locs: Sequence[Loc]) -> str:
-    """``model.py:4 conv1, 5 pool1``: a file is named once."""
-    parts, file = [], None
-    for loc in locs:
-        line = f"{loc.line} {loc.layer}".strip()
-        parts.append(line if loc.file == file else f"{loc.file}:{line}")
-        file = loc.file
-    return ", ".join(parts)
 
 
 def emit_program(graph: Graph, arena: Arena) -> Emitted:

@@ -17,8 +17,9 @@ from convc.backends.gpu.contraction import (
     start_of,
 )
 from convc.backends.gpu.conv import axes_of, bounded
-from convc.backends.gpu.kernel import Kernel, Tile
+from convc.backends.gpu.kernel import Kernel
 from convc.backends.gpu.section import tiles
+from convc.backends.gpu.tile import Tile
 from convc.ir.graph import Node, Value
 from convc.ir.ops.base import ints
 from convc.ir.types import TensorType

@@ -2,7 +2,8 @@
 
 from convc.backends.base import OPTIMIZERS, SLOTS
 from convc.backends.gpu.affine import Condition, Symbol
-from convc.backends.gpu.kernel import Kernel, Tile
+from convc.backends.gpu.kernel import Kernel
+from convc.backends.gpu.tile import Tile
 from convc.ir.graph import Node, Value
 from convc.ir.ops import OPS
 from convc.ir.ops.base import number

@@ -4,11 +4,13 @@ Each rule gives source for the elements of its op at indices, in float32 where v
 are stored in 16 bits: a fused value is not rounded until it is stored.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from math import isinf, isnan, prod
+from typing import TYPE_CHECKING
 
 from convc.backends.gpu.affine import Condition, Index
-from convc.backends.gpu.kernel import Tile
 from convc.backends.gpu.scope import computed, dtype
 from convc.ir.graph import Attr, Node, Value
 from convc.ir.ops.base import ints, number, shape_of
@@ -17,9 +19,12 @@ from convc.ir.ops.window import Axis
 from convc.ir.philox import keep_threshold
 from convc.ir.types import DType, TensorType
 
+if TYPE_CHECKING:
+    from convc.backends.gpu.tile import Tile
+
 Where = Sequence[Condition]
 Coords = Sequence[Index]
-Rule = Callable[[Tile, Node, Coords, Where], str]
+Rule = Callable[["Tile", Node, Coords, Where], str]
 
 
 def literal(value: Attr, kind: DType) -> str:

@@ -27,10 +27,11 @@ from convc.backends.gpu.conv import (
     product,
 )
 from convc.backends.gpu.halo import Halo, halo_of, write_copy, write_halo_product
-from convc.backends.gpu.kernel import Kernel, Tile
+from convc.backends.gpu.kernel import Kernel
 from convc.backends.gpu.pointwise import RULES
 from convc.backends.gpu.scope import computed
 from convc.backends.gpu.section import Launch, Section, function_name, tiles
+from convc.backends.gpu.tile import Tile
 from convc.ir.graph import Node, Value
 from convc.ir.ops.base import ints
 from convc.ir.types import DType, TensorType

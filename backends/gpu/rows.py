@@ -15,10 +15,11 @@ from convc.backends.gpu.contraction import (
     digits_of,
     start_of,
 )
-from convc.backends.gpu.kernel import Kernel, Tile
+from convc.backends.gpu.kernel import Kernel
 from convc.backends.gpu.reduction import NAMES
 from convc.backends.gpu.scope import computed, dtype
 from convc.backends.gpu.section import tiles
+from convc.backends.gpu.tile import Tile
 from convc.ir.graph import Node, Value
 from convc.ir.types import DType
 

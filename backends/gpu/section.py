@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from convc.backends.gpu.affine import Symbol
-from convc.backends.gpu.kernel import Kernel, Tile
+from convc.backends.gpu.kernel import Kernel
+from convc.backends.gpu.tile import Tile
 
 
 @dataclass(frozen=True)
