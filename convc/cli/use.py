@@ -83,6 +83,13 @@ _train_options = options(
     click.option(
         "--check", is_flag=True, help="Check every pass on small random data."
     ),
+    click.option(
+        "--steps-per-graph",
+        type=COUNT,
+        default=1,
+        show_default=True,
+        help="How many steps are one launch on a GPU.",
+    ),
 )
 
 

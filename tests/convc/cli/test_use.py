@@ -294,12 +294,17 @@ def test_a_network_is_trained_and_asked_in_tritons_interpreter(tiny: str) -> Non
     """The weights do not say by whom they were trained."""
     pytest.importorskip("triton")
     few = ("--interpret", "--batch", "16")
-    trained = convc(
-        *("train", tiny, *few, "--epochs", "1", "--limit", "24"),
-        *("--test-limit", "16", "--weights-out", "w"),
-    )
-    assert trained.exit_code == 0, trained.stderr
-    assert "of 16 images of blobs 2" in trained.stdout
+    digests = set()
+    for graphed in ((), ("--steps-per-graph", "2")):
+        trained = convc(
+            *("train", tiny, *few, "--epochs", "1", "--limit", "24", *graphed),
+            *("--test-limit", "16", "--weights-out", "w"),
+        )
+        assert trained.exit_code == 0, trained.stderr
+        assert "of 16 images of blobs 2" in trained.stdout
+        lines = trained.stdout.splitlines()
+        digests.add(next(line for line in lines if line.startswith("sha256")))
+    assert len(digests) == 1
     np.save("x.npy", blobs(1, 3).images[0, :, :, 0])
     asked = [
         convc("predict", tiny, "x.npy", "--weights", "w", *where).stdout
