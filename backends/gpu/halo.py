@@ -4,7 +4,8 @@ With the border in memory, the rows of the product are the positions of the padd
 one after the other, and a tap of the filter reads the same rows shifted by a constant.
 So a tile is one box of a matrix [positions, channels], which a tensor descriptor loads
 without masks or index arithmetic; positions in the border are not stored. It pays where
-the products outweigh the launch that copies the image into its border.
+the products outweigh the launch that copies the image into its border; without padding
+there is none.
 """
 
 from collections.abc import Sequence
@@ -49,6 +50,11 @@ class Halo:
     def image(self) -> Value:
         """The operand that is given its border."""
         return self.anchor.operands[0]
+
+    @property
+    def bare(self) -> bool:
+        """Whether there is no border, so that the image is read where it lies."""
+        return self.grid == self.image.type.bind(1)[1:3]
 
     @property
     def stored(self) -> Value:
@@ -129,9 +135,8 @@ def write_halo_product(
     row = axis_symbol(t, "row", halo.rows, first, rows, 0, needs)
     first, needs = start_of(t, column_tile, columns)
     column = axis_symbol(t, "column", (("k", halo.columns),), first, columns, 1, needs)
-    image = t.let(
-        "image_box", _box(t, halo.stored.name, (positions, channels), rows, depth)
-    )
+    place = t.place(halo.image) if halo.bare else halo.stored.name
+    image = t.let("image_box", _box(t, place, (positions, channels), rows, depth))
     filters = _weights(t, halo, (kh * kw * c, k), tile)
     t.line(f"acc = tl.zeros(({rows}, {columns}), tl.float32)")
     blocks = tiles(channels, depth)

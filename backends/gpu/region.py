@@ -138,7 +138,7 @@ def launches(kernel: Kernel) -> list[Launch]:
         elif node.op not in PRODUCTS:
             first.append(_reduction(kernel, part))
         elif (halo := scheduled_halo(kernel, node)) is not None:
-            before.append(_halo_copy(kernel, halo))
+            before += [] if halo.bare else [_halo_copy(kernel, halo)]
             first.append(_halo_product(kernel, part, halo))
         else:
             first.append(_product(kernel, part))
@@ -353,7 +353,7 @@ def scratch_values(kernel: Kernel) -> list[Value]:
         if split_of(kernel, node) > 1:
             found.append(planes(kernel, node, split_of(kernel, node)))
         halo = scheduled_halo(kernel, node)
-        if halo is not None:
+        if halo is not None and not halo.bare:
             images = kernel.integer(f"images_{node.name}")
             found.append(replace(halo, kernel=replace(kernel, batch=images)).stored)
     return found

@@ -292,7 +292,8 @@ def _product_option(
         attrs[f"loop_{node.name}"] = loop
     halo = halo_of(spec.kernel, node) if loop == "halo" else None
     if halo is not None:
-        attrs[f"images_{node.name}"] = spec.kernel.batch
+        if not halo.bare:
+            attrs[f"images_{node.name}"] = spec.kernel.batch
         programs = halo.programs(tile)
     if splits(node):
         attrs[f"split_{node.name}"] = split
@@ -310,7 +311,7 @@ def _product_option(
     if split > 1:
         size = node.result.type.nbytes(spec.kernel.batch)
         after = START + split * size / (CACHE * device.bandwidth)
-    if halo is not None:
+    if halo is not None and not halo.bare:
         after += START + 2 * halo.stored.type.nbytes(1) / device.bandwidth
     shared = width * depth * (rows + columns)
     return Option(attrs, rows * columns, shared, programs, seconds, after)
