@@ -7,8 +7,9 @@ Set Architecture, section 3; AMD CDNA 3 white paper.
 
 Peaks without sparsity, of the device named: A100 SXM 80 GB (NVIDIA A100 data sheet),
 H200 SXM (NVIDIA H200 data sheet; an H100 SXM has the same arithmetic and 3.35 TB/s),
-B200 (NVIDIA DGX B200 data sheet, an eighth of the system), RTX 5090 (NVIDIA RTX
-Blackwell GPU architecture, appendix A; products of 16 bits summed in fp32), MI300X (AMD
+B200 (NVIDIA DGX B200 data sheet, an eighth of the system), RTX 3090, 4090 and 5090
+(NVIDIA Ampere GA102, Ada and RTX Blackwell GPU architecture, appendix A; products of 16
+bits summed in fp32), MI300X (AMD
 Instinct MI300X data sheet).
 """
 
@@ -152,6 +153,26 @@ TARGETS: dict[str, Target] = {
     for target in (
         _nvidia(
             "sm_80", "A100", 108, (19.5e12, 156e12, 312e12), 2.039e12, shared=164 * KIB
+        ),
+        _nvidia(
+            "sm_86",
+            "RTX 3090",
+            82,
+            (35.6e12, 35.6e12, 71.2e12),
+            0.936e12,
+            shared=100 * KIB,
+            threads=1536,
+            blocks=16,
+        ),
+        _nvidia(
+            "sm_89",
+            "RTX 4090",
+            128,
+            (82.6e12, 82.6e12, 165.2e12),
+            1.008e12,
+            shared=100 * KIB,
+            threads=1536,
+            blocks=24,
         ),
         _nvidia("sm_90", "H200", 132, (67e12, 494.5e12, 989.5e12), 4.8e12),
         _nvidia("sm_100", "B200", 148, (75e12, 1.125e15, 2.25e15), 8e12),

@@ -63,8 +63,27 @@ def engine_for(
     if family(backend) == "triton":
         from convc.engines.triton_engine import TritonEngine
 
+        _refuse_larger(backend, place)
         return TritonEngine(graph, emitted, place)
     return NumpyEngine(graph, emitted)
+
+
+def _refuse_larger(backend: str, place: str) -> None:
+    """CompileError where tiles were chosen for a GPU with more room than this one."""
+    if place == "interpret":
+        return
+    from convc.backends import backend_named
+    from convc.backends.gpu.targets import target_named
+    from convc.engines.device import architecture, nearest_target
+
+    meant = target_named(backend_named(backend).target(1).split()[-1])
+    here = target_named(nearest_target(architecture(place)))
+    larger = meant.block_shared_bytes > here.block_shared_bytes
+    if larger or meant.vendor != here.vendor:
+        raise CompileError(
+            f"the program is made for {meant.name}, and {place} is {here.name}; "
+            f"compile it for backend triton:{here.name}, or name the device"
+        )
 
 
 def _refuse_bf16(graph: Graph) -> None:

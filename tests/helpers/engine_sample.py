@@ -138,7 +138,8 @@ class Program:
 class SampleBackend(NumpyBackend):
     """Plans as NumPy's would with the plain layout, and emits the file above."""
 
-    name = "triton:interpret"
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def layout(self, tensor: TensorType) -> TensorType:
         return tensor
@@ -153,8 +154,9 @@ class SampleBackend(NumpyBackend):
 
 
 def sample(device: str | None = "interpret") -> Program:
-    """A program for up to 4 images."""
-    backend = SampleBackend()
+    """A program for up to 4 images, made for the fake GPU unless it is interpreted."""
+    made_for = "interpret" if device == "interpret" else "sm_86"
+    backend = SampleBackend(f"triton:{made_for}")
     stages = run_passes(graph_of(TEXT), LOWERING, Context(backend, BATCH, 1), False)
     return Program(tuple(stages), backend, device)
 

@@ -120,7 +120,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     monkeypatch.setattr(torch.cuda, "Event", cuda.Event)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 7))
     monkeypatch.setattr(device, "_refuse_interpreter", lambda name: None)
     for name in ("empty", "zeros"):
         monkeypatch.setattr(torch, name, _on_host(cuda, getattr(torch, name)))

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("triton", reason="needs triton: pip install 'convc[triton]'")
 
 import torch
-from engine_sample import SampleBackend, engine_of, sample
+from engine_sample import engine_of, sample
 from fake_cuda import FakeCuda, fake_cuda
 
 from convc.engines import targeted
@@ -288,11 +288,8 @@ def test_a_data_set_without_room_is_refused_with_its_size(
 # -- devices
 
 
-def test_a_gpu_is_looked_for_when_the_program_is_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_gpu_is_looked_for_when_the_program_is_used() -> None:
     """Until then its source can be read."""
-    monkeypatch.setattr(SampleBackend, "name", "triton:sm_90")
     program = sample(None)
     assert "def scale_even" in program.source
     with pytest.raises(CompileError, match="cuda is a GPU, and torch .* for the CPU"):
@@ -380,7 +377,7 @@ def test_labels_of_a_whole_data_set_are_checked(
 @pytest.mark.parametrize(
     ("capability", "target"),
     [
-        *(((8, 0), "sm_80"), ((8, 9), "sm_80"), ((9, 0), "sm_90")),
+        *(((8, 0), "sm_80"), ((8, 7), "sm_86"), ((9, 0), "sm_90")),
         *(((10, 3), "sm_100"), ((12, 0), "sm_120"), ((12, 1), "sm_120")),
     ],
 )
@@ -396,6 +393,16 @@ def test_a_program_for_a_gpu_is_made_for_its_kind_or_the_next_older(
     assert targeted("triton:interpret") == "triton:interpret"
     assert targeted("triton", "interpret") == "triton:interpret"
     assert targeted("numpy") == "numpy"
+
+
+def test_tiles_for_a_larger_gpu_are_refused_before_they_fail(
+    fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An RTX 4090 has less shared memory for a block than what ``triton`` means."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda name: (8, 9))
+    program = Model(two_conv).inference().compile(backend="triton", batch=4)
+    with pytest.raises(CompileError, match=r"for sm_90.*cuda is sm_89.*triton:sm_89"):
+        program.initialize(0)
 
 
 @pytest.mark.parametrize("name", ["gfx942:sramecc+:xnack-", "gfx90a"])
