@@ -19,7 +19,6 @@ from convc.cli.group import (
     step_option,
 )
 from convc.ir.errors import CompileError
-from convc.ir.printer import attr_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,6 +198,8 @@ def _name(task: Task) -> str:
 
 
 def _schedule(trial: Trial) -> str:
+    from convc.ir.printer import attr_text
+
     schedule = dict(trial.candidate.schedule)
     algorithm = str(schedule.pop("algorithm", ""))
     return " ".join([algorithm, *(f"{k}={attr_text(v)}" for k, v in schedule.items())])

@@ -18,7 +18,7 @@ def test_spaces_do_not_matter() -> None:
     assert str(tensor_type(" f32 [N, 28,1 ] ")) == "f32[N,28,1]"
 
 
-@pytest.mark.parametrize("given", ["", "f32", "f16[N]", "f32[N", "[N]", 3, None])
+@pytest.mark.parametrize("given", ["", "f32", "f17[N]", "f32[N", "[N]", 3, None])
 def test_what_is_no_type_is_refused_with_the_dtypes(given: Any) -> None:
     with pytest.raises(TypeRuleError, match=r"like f32\[N,28,28,1\], got .* f64, f32"):
         tensor_type(given)

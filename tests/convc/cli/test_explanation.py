@@ -74,8 +74,8 @@ kernel conv1_conv_pool
               1.00 ms  im2col, rows=5  <- chosen
               2.00 ms  shifted, rows=5
   work      2.00 MFLOP by definition, 1.00 MB in and out, 2.00 FLOP/B; predicted for
-            this algorithm: 1.50 MFLOP, 0 B more through the caches, 12 calls on each
-            thread
+            this algorithm: 1.50 MFLOP, 0 B more through the caches, 12 calls of each
+            worker
   time      predicted 1.00 ms, 12.5% of the step's predicted time
   memory    1.00 MB of values and 0 B of scratch, 25.0% of the arena
   code      conv1_conv_pool, from line 41
