@@ -54,6 +54,16 @@ class Body:
         nodes = (n for n in self.region.nodes if n.op == "constant")
         return next((n for n in nodes if n.result == value), None)
 
+    def integer(self, key: str) -> int:
+        """An integer of the schedule, at least 1; CompileError otherwise."""
+        value = self.schedule.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise CompileError(
+                f"kernel {self.node.attrs['name']}: schedule needs a positive {key}, "
+                f"has {value!r}"
+            )
+        return value
+
     def refusal(self, reason: str) -> CompileError:
         """An error that says why this kernel cannot be emitted as it is."""
         ops = ", ".join(n.op for n in self.ops)

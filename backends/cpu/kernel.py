@@ -76,16 +76,6 @@ class Kernel(Body):
         shape = ", ".join(str(d) for d in dims or scratch.shape)
         return f"mem.{METHODS[scratch.dtype]}({offset}, {shape})"
 
-    def integer(self, key: str) -> int:
-        """An integer of the schedule."""
-        value = self.schedule.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise CompileError(
-                f"kernel {self.node.attrs['name']}: schedule needs a positive {key}, "
-                f"has {value!r}"
-            )
-        return value
-
     def check_batch(self, batch: int) -> None:
         """CompileError if the schedule is for fewer images than the program."""
         planned = self.schedule.get("batch", batch)

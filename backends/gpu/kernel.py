@@ -24,16 +24,6 @@ class Kernel(Body):
         """The node of the body that makes a value; None for an operand."""
         return next((n for n in self.region.nodes if value in n.results), None)
 
-    def integer(self, key: str) -> int:
-        """An integer of the schedule, at least 1; CompileError otherwise."""
-        value = self.schedule.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise CompileError(
-                f"kernel {self.node.attrs['name']}: schedule needs a positive {key}, "
-                f"has {value!r}"
-            )
-        return value
-
     def integers(self, key: str, count: int) -> tuple[int, ...]:
         """``count`` integers of the schedule, each at least 1."""
         value = self.schedule.get(key)
