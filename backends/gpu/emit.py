@@ -11,7 +11,7 @@ from convc.backends.gpu import optimizer
 from convc.backends.gpu.affine import Symbol
 from convc.backends.gpu.kernel import Kernel
 from convc.backends.gpu.names import RESERVED, TORCH
-from convc.backends.gpu.prelude import HELPERS, runner
+from convc.backends.gpu.prelude import helpers_for, runner
 from convc.backends.gpu.region import is_optimizer, launches, scratch_values
 from convc.backends.gpu.section import Launch, Section, function_name
 from convc.backends.gpu.tile import Tile
@@ -218,9 +218,8 @@ def emit_program(graph: Graph, arena: Arena) -> Emitted:
     head += HEAD.rstrip("\n").split("\n")
     head += ["", f"BATCH = {arena.batch}  # the most images one step takes"]
     head += [f"ARENA_BYTES = {arena.size + TAIL}"]
-    for name, text in HELPERS.items():
-        if f"{name}(" in source:
-            head += ["", "", *text.strip("\n").split("\n")]
+    for text in helpers_for(source):
+        head += ["", "", *text.split("\n")]
     shift = len(head)
     kernels = tuple(
         EmittedKernel(k.function, k.node, k.first + shift, k.last + shift)

@@ -22,6 +22,6 @@ TORCH = {kind: "bool" if name == "int1" else name for kind, name in TRITON.items
 RESERVED = frozenset(dir(builtins)).union(
     ("time", "torch", "triton", "tl", "pid", "acc"),
     ("BATCH", "ARENA_BYTES", "LAUNCHES", "LAUNCHES_OF", "PLACES", "ARRAYS"),
-    ("Program", "keeps", "tanh"),
+    ("Program", "keeps", "exp", "tanh"),
 )
 """Names that kernels and their variables may not take."""

@@ -1,5 +1,8 @@
 """Ops of which an element can be computed from a few elements of the operands.
 
+In float32 Triton's own division, root, exponential, logarithm and cosine are
+approximations of the hardware; what stands here is as exact as NumPy's.
+
 Each rule gives source for the elements of its op at indices, in float32 where values
 are stored in 16 bits: a fused value is not rounded until it is stored.
 """
@@ -21,6 +24,9 @@ from convc.ir.types import DType, TensorType
 
 if TYPE_CHECKING:
     from convc.backends.gpu.tile import Tile
+
+EXACT_LOG = "tl.log({}.to(tl.float64)).to(tl.float32)"
+"""The logarithm of a float32."""
 
 Where = Sequence[Condition]
 Coords = Sequence[Index]
@@ -369,14 +375,12 @@ RULES: dict[str, Rule] = {
     "maximum": _extremum(">"),
     "minimum": _extremum("<"),
     "negate": _simple("-{}"),
-    "exp": _simple("tl.exp({})"),
-    "log": _simple("tl.log({})"),
+    "exp": _simple("tl.exp({})", "exp({})"),
+    "log": _simple("tl.log({})", EXACT_LOG),
     "sqrt": _simple("tl.sqrt({})", "tl.sqrt_rn({})"),
-    "cos": _simple("tl.cos({})"),
+    "cos": _simple("tl.cos({})", "tl.cos({}.to(tl.float64)).to(tl.float32)"),
     "tanh": _tanh,
-    "sigmoid": _simple(
-        "1.0 / (1.0 + tl.exp(-{}))", "tl.div_rn(1.0, 1.0 + tl.exp(-{}))"
-    ),
+    "sigmoid": _simple("1.0 / (1.0 + tl.exp(-{}))", "tl.div_rn(1.0, 1.0 + exp(-{}))"),
     "relu": _simple("tl.where({0} < 0.0, 0.0, {0})"),
     "relu_grad": _simple("tl.where({} > 0.0, {}, 0.0)"),
     "greater_equal": _simple("{} >= {}"),

@@ -1,5 +1,7 @@
 """Parts of every emitted file: helper functions, and the class that runs the step."""
 
+import re
+
 HELPERS = {
     "keeps": '''
 @triton.jit
@@ -14,6 +16,16 @@ def keeps(seed, step, stream, element, threshold):
     word = tl.where(lane < 2, tl.where(lane == 0, a, b), tl.where(lane == 2, c, d))
     return word < tl.full((), threshold, tl.uint32)
 ''',
+    "exp": '''
+@triton.jit
+def exp(x):
+    """As exact as its float32 allows: 2**k apart (Cody and Waite, 1980, chapter 6)."""
+    x = tl.where(x < -105.0, -105.0, tl.where(x > 90.0, 90.0, x))
+    k = tl.floor(x * 1.4426950408889634 + 0.5)
+    r = tl.fma(k, -1.428606765330187e-06, tl.fma(k, -0.693145751953125, x))
+    half = tl.floor(k * 0.5)  # 2**128 is too large, its halves are not
+    return tl.exp2(r * 1.4426950408889634) * tl.exp2(half) * tl.exp2(k - half)
+''',
     "tanh": '''
 @triton.jit
 def tanh(x):
@@ -21,12 +33,22 @@ def tanh(x):
     s = x * x
     p = (-5.70498872745e-3 * s + 2.06390887954e-2) * s - 5.37397155531e-2
     near = ((p * s + 1.33314422036e-1) * s - 3.33332819422e-1) * s * x + x
-    e = tl.exp(-2.0 * tl.abs(x))
+    e = exp(-2.0 * tl.abs(x))
     far = tl.div_rn(1.0 - e, 1.0 + e)
     return tl.where(tl.abs(x) < 0.625, near, tl.where(x < 0.0, -far, far))
 ''',
 }
-"""Functions that kernels call, by name."""
+"""Functions that kernels call, by name; one may call those before it."""
+
+
+def helpers_for(source: str) -> list[str]:
+    """The functions that kernels call, and those that these call."""
+    found: list[str] = []
+    for name, text in reversed(HELPERS.items()):
+        if any(re.search(rf"(?<![\w.]){name}\(", s) for s in (source, *found)):
+            found.insert(0, text.strip("\n"))
+    return found
+
 
 RUNNER = '''
 class Program:

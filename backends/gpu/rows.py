@@ -16,6 +16,7 @@ from convc.backends.gpu.contraction import (
     start_of,
 )
 from convc.backends.gpu.kernel import Kernel
+from convc.backends.gpu.pointwise import EXACT_LOG
 from convc.backends.gpu.reduction import NAMES
 from convc.backends.gpu.scope import computed, dtype
 from convc.backends.gpu.section import tiles
@@ -133,24 +134,26 @@ def _write_anchor(
         text = t.let(node.name, f"tl.argmax({logits}, axis=1)[:, None]")
         t.known(node.result, own, text)
         return
-    divide = "{} / {}" if x.type.dtype is DType.F64 else "tl.div_rn({}, {})"
+    divide, power, log = "tl.div_rn({}, {})", "exp({})", EXACT_LOG
+    if x.type.dtype is DType.F64:
+        divide, power, log = "{} / {}", "tl.exp({})", "tl.log({})"
     key = ("shifted", x.name)
     if key not in t.block.known:
         shifted = t.let("shifted", f"{logits} - tl.max({logits}, axis=1)[:, None]")
-        exp = t.let("powers", f"tl.exp({shifted})")
+        exp = t.let("powers", power.format(shifted))
         total = t.let("sums", f"tl.sum({exp}, axis=1)[:, None]")
         t.block.known[key] = (shifted, exp, total)
     shifted, exp, total = t.block.known[key]
     if node.op == "softmax":
         t.known(node.result, wide, t.let(node.name, divide.format(exp, total)))
     elif node.op == "log_softmax":
-        t.known(node.result, wide, t.let(node.name, f"{shifted} - tl.log({total})"))
+        t.known(node.result, wide, t.let(node.name, f"{shifted} - {log.format(total)}"))
     else:
         label = t.value(node.operands[1], own)
         hot = t.text(wide[-1]) + f" == {label}"
         if node.op == "softmax_cross_entropy":
             chosen = f"tl.sum(tl.where({hot}, {shifted}, 0.0), axis=1)[:, None]"
-            text = t.let(node.name, f"tl.log({total}) - {chosen}")
+            text = t.let(node.name, f"{log.format(total)} - {chosen}")
             t.known(node.result, own, text)
         else:
             dy = t.value(node.operands[2], own)
