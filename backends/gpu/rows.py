@@ -152,7 +152,8 @@ def _write_anchor(
         label = t.value(node.operands[1], own)
         hot = t.text(wide[-1]) + f" == {label}"
         if node.op == "softmax_cross_entropy":
-            chosen = f"tl.sum(tl.where({hot}, {shifted}, 0.0), axis=1)[:, None]"
+            picked = f"tl.sum(tl.where({hot}, {shifted}, 0.0), axis=1)[:, None]"
+            chosen = t.let("chosen", picked)
             text = t.let(node.name, f"{log.format(total)} - {chosen}")
             t.known(node.result, own, text)
         else:
