@@ -21,6 +21,12 @@ from convc.ir.types import BATCH
 Part = tuple[str, int | str]
 """A digit of rows, columns or summed positions: its name and size (N: the images)."""
 
+
+def size_of(parts: Sequence[Part], batch: int) -> int:
+    """How many there are for a full batch."""
+    return prod(batch if isinstance(s, str) else s for _, s in parts)
+
+
 Where = list[Condition]
 Coords = list[Index]
 
@@ -56,7 +62,7 @@ class Contraction:
 
     def size(self, parts: Sequence[Part]) -> int:
         """How many there are for a full batch."""
-        return prod(self.kernel.batch if s == BATCH else int(s) for _, s in parts)
+        return size_of(parts, self.kernel.batch)
 
     @property
     def positions(self) -> int:
@@ -115,7 +121,7 @@ def axis_symbol(
     needs: Sequence[Symbol] = (),
 ) -> Symbol:
     """The numbers of a tile along one of its two axes, ``size`` from ``start`` on."""
-    total = prod(t.batch if s == BATCH else int(s) for _, s in parts)
+    total = size_of(parts, t.batch)
     spread = "[:, None]" if axis == 0 else "[None, :]"
     text = f"tl.arange(0, {size}){spread}"
     block = t.block if any(s.block is t.block for s in needs) else t.top
@@ -258,18 +264,6 @@ def _factor(
     return t.filled(operand.value, coords, valid, "0.0", stored=True)
 
 
-def write_results(
-    t: Tile, kernel: Kernel, anchor: Node, coords: Coords, yields: Sequence[Value]
-) -> None:
-    """What follows the anchor on its tile, stored."""
-    t.known(anchor.result, coords, "acc")
-    for value in yields:
-        text = t.value(value, coords)
-        outer = kernel.outer(value)
-        assert outer is not None
-        t.store(outer, outer.name, coords, text)
-
-
 def write_pooled(
     t: Tile,
     spec: Contraction,
@@ -288,7 +282,7 @@ def write_pooled(
     kernel, (rows, columns, _) = spec.kernel, tile
     window = ints(pool.attrs["window"])
     taps = window[0] * window[1]
-    width = 1 << (taps - 1).bit_length()
+    width = spec.positions
     t.known(spec.anchor.result, coords, "acc")
     before = t.value(pool.operands[0], coords)
     if taps < width:
@@ -310,8 +304,4 @@ def write_pooled(
     t.known(pool.result, at, best)
     if argmax is not None:
         t.known(argmax.result, at, f"{which}.to(tl.uint8)")
-    for value in yields:
-        text = t.value(value, at)
-        outer = kernel.outer(value)
-        assert outer is not None
-        t.store(outer, outer.name, at, text)
+    t.results(yields, at)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from convc.backends.gpu.affine import Condition, Index
 from convc.backends.gpu.contraction import Contraction, Coords, Operand, Part, Where
 from convc.backends.gpu.kernel import Kernel
+from convc.backends.gpu.section import power
 from convc.backends.gpu.tile import Tile
 from convc.ir.graph import Node
 from convc.ir.ops.base import ints
@@ -51,7 +52,7 @@ def window_width(pool: Node | None) -> int:
     if pool is None:
         return 1
     window = ints(pool.attrs["window"])
-    return 1 << (window[0] * window[1] - 1).bit_length()
+    return power(window[0] * window[1])
 
 
 def forward(kernel: Kernel, node: Node, pool: Node | None, taps: int) -> Contraction:

@@ -40,10 +40,10 @@ class Halo:
 
     kernel: Kernel
     anchor: Node
-    before: tuple[int, int]
-    grid: tuple[int, int]
-    out: tuple[int, int]
-    dilations: tuple[int, int]
+    before: tuple[int, ...]
+    grid: tuple[int, ...]
+    out: tuple[int, ...]
+    dilations: tuple[int, ...]
     flipped: bool
 
     @property
@@ -108,7 +108,7 @@ def halo_of(kernel: Kernel, node: Node) -> Halo | None:
     out = tuple(a.size if flipped else a.out for a in axes)
     grid = tuple(n + a.reach - 1 for n, a in zip(out, axes, strict=True))
     dilations = tuple(a.dilation for a in axes)
-    return Halo(kernel, node, before, grid, out, dilations, flipped)  # type: ignore[arg-type]
+    return Halo(kernel, node, before, grid, out, dilations, flipped)
 
 
 def write_copy(t: Tile, halo: Halo, coords: Sequence[Index]) -> None:

@@ -3,6 +3,7 @@
 from convc.backends.base import OPTIMIZERS, SLOTS
 from convc.backends.gpu.affine import Condition, Symbol
 from convc.backends.gpu.kernel import Kernel
+from convc.backends.gpu.scope import ratio, root
 from convc.backends.gpu.tile import Tile
 from convc.ir.graph import Node, Value
 from convc.ir.ops import OPS
@@ -108,14 +109,10 @@ def _write_adam(t: Tile, node: Node, scalars: dict[str, str], kind: DType) -> No
         t.line(f"correction_{slot} = ({text}).to({name})")
     t.line(f"m = {beta1!r} * m + {1 - beta1!r} * g")
     t.line(f"v = {beta2!r} * v + {1 - beta2!r} * g * g")
-    divide, root = ("{} / {}", "tl.sqrt({})")
-    if kind is not DType.F64:
-        divide, root = "tl.div_rn({}, {})", "tl.sqrt_rn({})"
-    t.line(f"m_hat = {divide.format('m', 'correction_m')}")
-    t.line(f"v_hat = {divide.format('v', 'correction_v')}")
-    step = divide.format(
-        f"{scalars['lr']} * m_hat", f"{root.format('v_hat')} + {epsilon!r}"
-    )
+    t.line(f"m_hat = {ratio('m', 'correction_m', kind)}")
+    t.line(f"v_hat = {ratio('v', 'correction_v', kind)}")
+    deviation = f"{root('v_hat', kind)} + {epsilon!r}"
+    step = ratio(f"{scalars['lr']} * m_hat", deviation, kind)
     t.line(f"p = p - {step}")
 
 

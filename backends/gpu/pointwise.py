@@ -9,12 +9,12 @@ are stored in 16 bits: a fused value is not rounded until it is stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import isinf, isnan, prod
 from typing import TYPE_CHECKING
 
 from convc.backends.gpu.affine import Condition, Index
-from convc.backends.gpu.scope import computed, dtype
+from convc.backends.gpu.scope import computed, dtype, ratio, root
 from convc.ir.graph import Attr, Node, Value
 from convc.ir.ops.base import ints, number, shape_of
 from convc.ir.ops.pool import pool_axes
@@ -67,9 +67,7 @@ def _simple(text: str, exact: str | None = None) -> Rule:
     return rule
 
 
-def _extremum(sign: str) -> Rule:
-    name = {">": "maximum", "<": "minimum"}[sign]
-
+def _extremum(name: str) -> Rule:
     def rule(t: Tile, node: Node, coords: Coords, where: Where) -> str:
         x, y = _operands(t, node, coords, where)
         if node.result.type.dtype.is_float:
@@ -118,10 +116,9 @@ def _batch_norm(t: Tile, node: Node, coords: Coords, where: Where) -> str:
         t.value(v, coords[-1:], where) for v in node.operands[1:]
     )
     epsilon = number(node.attrs["epsilon"])
-    if node.result.type.dtype is DType.F64:
-        return f"{gamma} * ({x} - {mean}) / tl.sqrt({variance} + {epsilon!r}) + {beta}"
-    root = f"tl.sqrt_rn({variance} + {epsilon!r})"
-    return f"tl.div_rn({gamma} * ({x} - {mean}), {root}) + {beta}"
+    kind = node.result.type.dtype
+    deviation = root(f"{variance} + {epsilon!r}", kind)
+    return f"{ratio(f'{gamma} * ({x} - {mean})', deviation, kind)} + {beta}"
 
 
 def _moving_average(t: Tile, node: Node, coords: Coords, where: Where) -> str:
@@ -136,16 +133,9 @@ def _spread(t: Tile, node: Node, coords: Coords, where: Where) -> str:
     x = t.value(node.operands[0], kept, where)
     if node.op == "broadcast_to":
         return x
-    static = prod(d for a, d in enumerate(shape) if a in axes and isinstance(d, int))
-    if 0 in axes and isinstance(shape[0], str):
-        images = t.use(t.images())
-        count = images if static == 1 else f"({images} * {static})"
-        count = f"{count}.to({dtype(computed(node.result.type.dtype))})"
-    else:
-        count = f"{static}.0"
-    if node.result.type.dtype is DType.F64:
-        return f"{x} / {count}"
-    return f"tl.div_rn({x}, {count})" if count != "1.0" else x
+    kind = node.result.type.dtype
+    count = t.count((d for a, d in enumerate(shape) if a in axes), kind)
+    return x if count == "1.0" else ratio(x, count, kind)
 
 
 def _reshape(t: Tile, node: Node, coords: Coords, where: Where) -> str:
@@ -206,7 +196,9 @@ def _axes(node: Node, size: Sequence[int]) -> tuple[Axis, ...]:
     return pool_axes(node.op, size, node.attrs)
 
 
-def _window(t: Tile, axes: Sequence[Axis], coords: Coords, x: Value, where: Where):  # type: ignore[no-untyped-def]
+def _window(
+    t: Tile, axes: Sequence[Axis], coords: Coords
+) -> Iterator[tuple[int, Coords, list[Condition]]]:
     """The taps of a window one after the other, written out: index, conditions."""
     n, p, q, c = coords
     down, right = axes
@@ -222,7 +214,7 @@ def _max_pool(t: Tile, node: Node, coords: Coords, where: Where) -> str:
     (x,) = node.operands
     axes = _axes(node, x.type.bind(1)[1:3])
     best = ""
-    for _, at, inside in _window(t, axes, coords, x, where):
+    for _, at, inside in _window(t, axes, coords):
         tap = t.filled(x, at, [*where, *inside], 'float("-inf")')
         best = (
             tap
@@ -238,7 +230,7 @@ def _max_pool_argmax(t: Tile, node: Node, coords: Coords, where: Where) -> str:
     (x,) = node.operands
     axes = _axes(node, x.type.bind(1)[1:3])
     best, which = "", t.let("which", t.full(coords, "0", DType.U8))
-    for tap, at, inside in _window(t, axes, coords, x, where):
+    for tap, at, inside in _window(t, axes, coords):
         text = t.filled(x, at, [*where, *inside], 'float("-inf")')
         if not best:
             best = text
@@ -253,14 +245,12 @@ def _max_pool_argmax(t: Tile, node: Node, coords: Coords, where: Where) -> str:
 def _avg_pool(t: Tile, node: Node, coords: Coords, where: Where) -> str:
     (x,) = node.operands
     axes = _axes(node, x.type.bind(1)[1:3])
-    total, count = "", ""
-    for _, at, inside in _window(t, axes, coords, x, where):
+    total = ""
+    for _, at, inside in _window(t, axes, coords):
         tap = t.filled(x, at, [*where, *inside])
         total = tap if not total else t.let("total", f"{total} + {tap}")
     count = _window_size(t, axes, coords[1], coords[2])
-    if node.result.type.dtype is DType.F64:
-        return f"{total} / {count}"
-    return f"tl.div_rn({total}, {count})"
+    return ratio(total, count, node.result.type.dtype)
 
 
 def _window_size(t: Tile, axes: Sequence[Axis], p: Index, q: Index) -> str:
@@ -280,7 +270,9 @@ def _window_size(t: Tile, axes: Sequence[Axis], p: Index, q: Index) -> str:
     return f"({' * '.join(parts)}).to(tl.float32)"
 
 
-def _sources(t: Tile, axes: Sequence[Axis], h: Index, w: Index):  # type: ignore[no-untyped-def]
+def _sources(
+    t: Tile, axes: Sequence[Axis], h: Index, w: Index
+) -> Iterator[tuple[int, Index, Index, list[Condition]]]:
     """Which windows hold an input element: tap numbers, window indices, conditions."""
     down, right = axes
     for i in range(down.kernel):
@@ -347,8 +339,7 @@ def _avg_pool_grad(t: Tile, node: Node, coords: Coords, where: Where) -> str:
     for _, p, q, inside in _sources(t, axes, h, w):
         g = t.filled(dy, (n, p, q, c), [*where, *inside])
         count = _window_size(t, axes, p, q)
-        single = dy.type.dtype is not DType.F64
-        part = f"tl.div_rn({g}, {count})" if single else f"{g} / {count}"
+        part = ratio(g, count, dy.type.dtype)
         if inside and "minimum" in count:
             part = f"tl.where({t.both(inside)}, {part}, 0.0)"
         total = t.let("total", part if not total else f"{total} + {part}")
@@ -372,8 +363,8 @@ RULES: dict[str, Rule] = {
     "subtract": _simple("{} - {}"),
     "multiply": _simple("{} * {}"),
     "divide": _simple("{} / {}", "tl.div_rn({}, {})"),
-    "maximum": _extremum(">"),
-    "minimum": _extremum("<"),
+    "maximum": _extremum("maximum"),
+    "minimum": _extremum("minimum"),
     "negate": _simple("-{}"),
     "exp": _simple("tl.exp({})", "exp({})"),
     "log": _simple("tl.log({})", EXACT_LOG),

@@ -1,7 +1,6 @@
 """Sums, means and variances over any axes, alone or beside a kernel's products."""
 
 from collections.abc import Sequence
-from math import prod
 
 from convc.backends.gpu.affine import Index, Symbol
 from convc.backends.gpu.contraction import (
@@ -9,15 +8,14 @@ from convc.backends.gpu.contraction import (
     Part,
     axis_symbol,
     digits_of,
+    size_of,
     start_of,
 )
-from convc.backends.gpu.kernel import Kernel
-from convc.backends.gpu.scope import computed, dtype
+from convc.backends.gpu.scope import computed, dtype, ratio
 from convc.backends.gpu.section import tiles
 from convc.backends.gpu.tile import Tile
-from convc.ir.graph import Node, Value
+from convc.ir.graph import Node
 from convc.ir.ops.base import ints
-from convc.ir.types import DType
 
 NAMES = ("n", "h", "w", "c", "d", "e", "f", "g")
 
@@ -28,11 +26,6 @@ def parts_of(node: Node) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
     named = list(zip(NAMES, shape, strict=False))
     kept = tuple(p for i, p in enumerate(named) if i not in axes)
     return kept, tuple(p for i, p in enumerate(named) if i in axes)
-
-
-def size_of(parts: Sequence[Part], batch: int) -> int:
-    """How many elements the axes have for a full batch."""
-    return prod(batch if isinstance(s, str) else s for _, s in parts)
 
 
 def write_sum(
@@ -75,42 +68,29 @@ def write_sum(
         return found
 
     if node.op == "reduce_variance":
-        mean = t.let("mean", _divided(t, node, total("{}", "total"), reduced))
+        mean = t.let("mean", _divided(t, node, total("{}", "total")))
         squares = total(f"({{0}} - {mean}) * ({{0}} - {mean})", "squares")
-        t.line(f"acc = {_divided(t, node, squares, reduced)}")
+        t.line(f"acc = {_divided(t, node, squares)}")
     else:
         name = total("{}", "total")
         mean_now = node.op == "reduce_mean" and split == 1
-        t.line(f"acc = {_divided(t, node, name, reduced) if mean_now else name}")
+        t.line(f"acc = {_divided(t, node, name) if mean_now else name}")
     if not kept:
         t.line("acc = tl.sum(acc)")
     return at, part
 
 
-def count_text(t: Tile, reduced: Sequence[Part]) -> str:
-    """How many elements are reduced to one."""
-    static = prod(s for _, s in reduced if not isinstance(s, str))
-    if all(not isinstance(s, str) for _, s in reduced):
-        return f"{static}.0"
-    images = t.images().name
-    return (
-        f"({images} * {static}).to(tl.float32)"
-        if static > 1
-        else f"{images}.to(tl.float32)"
-    )
-
-
-def _divided(t: Tile, node: Node, text: str, reduced: Sequence[Part]) -> str:
-    if node.result.type.dtype is DType.F64:
-        return f"{text} / {count_text(t, reduced)}"
-    return f"tl.div_rn({text}, {count_text(t, reduced)})"
+def _divided(t: Tile, node: Node, text: str) -> str:
+    """A sum over the reduced axes as the mean."""
+    kind, (_, reduced) = node.result.type.dtype, parts_of(node)
+    return ratio(text, t.count((size for _, size in reduced), kind), kind)
 
 
 def divided(t: Tile, node: Node, text: str) -> str:
     """A sum as what the reduction means: itself, or the mean."""
     if node.op != "reduce_mean":
         return text
-    return _divided(t, node, text, parts_of(node)[1])
+    return _divided(t, node, text)
 
 
 def _woven(node: Node, kept: Coords, reduced: Coords) -> Coords:
@@ -118,11 +98,3 @@ def _woven(node: Node, kept: Coords, reduced: Coords) -> Coords:
     axes, rest, inner = ints(node.attrs["axes"]), iter(kept), iter(reduced)
     rank = node.operands[0].type.rank
     return [next(inner) if axis in axes else next(rest) for axis in range(rank)]
-
-
-def store_all(t: Tile, kernel: Kernel, yields: Sequence[Value], coords: Coords) -> None:
-    """Compute and store values at indices."""
-    for value in yields:
-        outer = kernel.outer(value)
-        assert outer is not None
-        t.store(outer, outer.name, coords, t.value(value, coords))

@@ -15,9 +15,9 @@ from convc.backends.gpu.contraction import (
     Coords,
     axis_condition,
     digits_of,
+    size_of,
     write_pooled,
     write_product,
-    write_results,
 )
 from convc.backends.gpu.conv import (
     axes_of,
@@ -30,7 +30,7 @@ from convc.backends.gpu.halo import Halo, halo_of, write_copy, write_halo_produc
 from convc.backends.gpu.kernel import Kernel
 from convc.backends.gpu.pointwise import RULES
 from convc.backends.gpu.scope import computed
-from convc.backends.gpu.section import Launch, Section, function_name, tiles
+from convc.backends.gpu.section import Launch, Section, function_name, power, tiles
 from convc.backends.gpu.tile import Tile
 from convc.ir.graph import Node, Value
 from convc.ir.ops.base import ints
@@ -185,7 +185,8 @@ def _halo_product(kernel: Kernel, part: Part, halo: Halo) -> Section:
 
     def write(t: Tile, pid: Symbol) -> None:
         coords = write_halo_product(t, halo, pid, tile)
-        write_results(t, kernel, halo.anchor, coords, part.yields)
+        t.known(halo.anchor.result, coords, "acc")
+        t.results(part.yields, coords)
 
     return Section(section_name(kernel, halo.anchor), halo.programs(tile), write)
 
@@ -247,7 +248,8 @@ def _product(kernel: Kernel, part: Part) -> Section:
             store = planes(kernel, node, split)
             t.store(store, store.name, [done.part, *coords], "acc")
         else:
-            write_results(t, kernel, node, coords, yields)
+            t.known(node.result, coords, "acc")
+            t.results(yields, coords)
 
     return Section(section_name(kernel, node), spec.programs(tile, split), write)
 
@@ -266,7 +268,7 @@ def _reduction(kernel: Kernel, part: Part) -> Section:
     tile = kernel.integers(f"tile_{node.name}", 2)
     split = split_of(kernel, node)
     kept, _ = reduction.parts_of(node)
-    columns = tiles(reduction.size_of(kept, kernel.batch), tile[1])
+    columns = tiles(size_of(kept, kernel.batch), tile[1])
 
     def write(t: Tile, pid: Symbol) -> None:
         at, own = reduction.write_sum(t, node, pid, tile, split)
@@ -275,7 +277,7 @@ def _reduction(kernel: Kernel, part: Part) -> Section:
             t.store(store, store.name, [own, *at], "acc")
         else:
             t.known(node.result, at, "acc")
-            reduction.store_all(t, kernel, part.yields, at)
+            t.results(part.yields, at)
 
     return Section(section_name(kernel, node), split * columns, write)
 
@@ -301,15 +303,10 @@ def _finish(kernel: Kernel, part: Part, split: int) -> Section:
             plane = Index.of(t.counter(number, split, block))
             t.line(f"acc += {t.load(store, store.name, [plane, *coords])}")
         t.known(node.result, coords, reduction.divided(t, node, "acc"))
-        reduction.store_all(t, kernel, part.yields, coords)
+        t.results(part.yields, coords)
 
     name = f"{section_name(kernel, node)}_sum"
     return Section(name, tiles(size, min(BLOCK, power(size))), write)
-
-
-def power(size: int) -> int:
-    """The smallest power of two that is no less."""
-    return 1 << max(0, (size - 1).bit_length())
 
 
 def flat_coords(t: Tile, of: TensorType, pid: Symbol, block: int) -> Coords:
@@ -337,7 +334,7 @@ def _flat(kernel: Kernel, part: Part) -> Section:
 
     def write(t: Tile, pid: Symbol) -> None:
         coords = flat_coords(t, of, pid, block)
-        reduction.store_all(t, kernel, part.yields, coords)
+        t.results(part.yields, coords)
 
     name = function_name(kernel)
     first = kernel.maker(part.yields[0])

@@ -5,7 +5,6 @@ rows after the other, so that the sum has one order.
 """
 
 from collections.abc import Sequence
-from math import prod
 
 from convc.backends.gpu.affine import Symbol
 from convc.backends.gpu.contraction import (
@@ -13,13 +12,14 @@ from convc.backends.gpu.contraction import (
     Part,
     axis_symbol,
     digits_of,
+    size_of,
     start_of,
 )
 from convc.backends.gpu.kernel import Kernel
 from convc.backends.gpu.pointwise import EXACT_LOG
 from convc.backends.gpu.reduction import NAMES
-from convc.backends.gpu.scope import computed, dtype
-from convc.backends.gpu.section import tiles
+from convc.backends.gpu.scope import computed, dtype, ratio
+from convc.backends.gpu.section import power, tiles
 from convc.backends.gpu.tile import Tile
 from convc.ir.graph import Node, Value
 from convc.ir.types import DType
@@ -55,7 +55,7 @@ def totals(kernel: Kernel) -> list[Node]:
 
 def width_of(kernel: Kernel) -> int:
     """The columns of a tile: a power of two."""
-    return 1 << max(0, (row_values(kernel)[1] - 1).bit_length())
+    return power(row_values(kernel)[1])
 
 
 def write_rows(t: Tile, kernel: Kernel, pid: Symbol, rows: int) -> None:
@@ -64,8 +64,8 @@ def write_rows(t: Tile, kernel: Kernel, pid: Symbol, rows: int) -> None:
     sums = totals(kernel)
     for node in sums:
         kind = dtype(computed(node.result.type.dtype))
-        t.line(f"{t.unique(f'total_{node.name}')} = tl.full((), 0, {kind})")
-    size = prod(t.batch if isinstance(s, str) else s for _, s in parts)
+        t.let(f"total_{node.name}", f"tl.full((), 0, {kind})")
+    size = size_of(parts, t.batch)
     if not sums:
         (tile,) = t.digits(pid, [("row_tile", tiles(size, rows))])
         start, needs = start_of(t, tile, rows)
@@ -76,8 +76,8 @@ def write_rows(t: Tile, kernel: Kernel, pid: Symbol, rows: int) -> None:
     for node in sums:
         text = f"total_{node.name}"
         if node.op == "reduce_mean":
-            images = t.images().name
-            text = f"tl.div_rn({text}, {images}.to(tl.float32))"
+            own = node.result.type.dtype
+            text = ratio(text, t.count("N", own), own)
         outer = kernel.outer(node.result)
         if outer is not None:
             t.store(outer, outer.name, [], text)
@@ -112,9 +112,7 @@ def _write_block(
         coords = wide if shape == x.type.shape else own
         if len(coords) != len(shape):
             raise kernel.refusal(f"{result} is neither a row nor one number of each")
-        outer = kernel.outer(result)
-        assert outer is not None
-        t.store(outer, outer.name, coords, t.value(result, coords))
+        t.results([result], coords)
 
 
 def _write_anchor(
@@ -134,18 +132,19 @@ def _write_anchor(
         text = t.let(node.name, f"tl.argmax({logits}, axis=1)[:, None]")
         t.known(node.result, own, text)
         return
-    divide, power, log = "tl.div_rn({}, {})", "exp({})", EXACT_LOG
-    if x.type.dtype is DType.F64:
-        divide, power, log = "{} / {}", "tl.exp({})", "tl.log({})"
+    kind = x.type.dtype
+    exponential, log = "exp({})", EXACT_LOG
+    if kind is DType.F64:
+        exponential, log = "tl.exp({})", "tl.log({})"
     key = ("shifted", x.name)
     if key not in t.block.known:
         shifted = t.let("shifted", f"{logits} - tl.max({logits}, axis=1)[:, None]")
-        exp = t.let("powers", power.format(shifted))
+        exp = t.let("powers", exponential.format(shifted))
         total = t.let("sums", f"tl.sum({exp}, axis=1)[:, None]")
         t.block.known[key] = (shifted, exp, total)
     shifted, exp, total = t.block.known[key]
     if node.op == "softmax":
-        t.known(node.result, wide, t.let(node.name, divide.format(exp, total)))
+        t.known(node.result, wide, t.let(node.name, ratio(exp, total, kind)))
     elif node.op == "log_softmax":
         t.known(node.result, wide, t.let(node.name, f"{shifted} - {log.format(total)}"))
     else:
@@ -158,6 +157,6 @@ def _write_anchor(
             t.known(node.result, own, text)
         else:
             dy = t.value(node.operands[2], own)
-            share = divide.format(exp, total)
+            share = ratio(exp, total, kind)
             text = f"({share} - tl.where({hot}, 1.0, 0.0)) * {dy}"
             t.known(node.result, wide, t.let(node.name, text))

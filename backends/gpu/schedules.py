@@ -13,7 +13,7 @@ from itertools import product
 
 from convc.backends.base import Candidate, Cost
 from convc.backends.gpu import optimizer, reduction, rows
-from convc.backends.gpu.contraction import Contraction
+from convc.backends.gpu.contraction import Contraction, size_of
 from convc.backends.gpu.halo import halo_of
 from convc.backends.gpu.kernel import Kernel
 from convc.backends.gpu.region import (
@@ -23,10 +23,9 @@ from convc.backends.gpu.region import (
     is_optimizer,
     is_rows,
     parts_of,
-    power,
     splits,
 )
-from convc.backends.gpu.section import tiles
+from convc.backends.gpu.section import power, tiles
 from convc.backends.gpu.targets import Target
 from convc.ir.graph import Attr, Node
 from convc.ir.ops import OPS
@@ -177,8 +176,9 @@ def _combined(
     stages: int,
     flat: bool,
 ) -> Candidate:
-    names = [n.op for n in kernel.ops if n.op in PRODUCTS]
-    schedule: dict[str, Attr] = {"algorithm": "implicit_gemm" if names else "reduction"}
+    products = any(n.op in PRODUCTS for n in kernel.ops)
+    algorithm = "implicit_gemm" if products else "reduction"
+    schedule: dict[str, Attr] = {"algorithm": algorithm}
     for option in choice:
         schedule |= option.attrs
     if flat:
@@ -327,7 +327,7 @@ def _reduction(
     kernel: Kernel, part: Part, node: Node, device: Target
 ) -> Iterator[Option]:
     kept, reduced = reduction.parts_of(node)
-    columns, total = (reduction.size_of(p, kernel.batch) for p in (kept, reduced))
+    columns, total = (size_of(p, kernel.batch) for p in (kept, reduced))
     splitting = splits(node)
     room = 4096 if device.compiles else 1 << 18
     width = min(power(columns), 64 if device.compiles else 1024)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
+from math import prod
 from typing import Any
 
 from convc.backends.gpu.affine import Condition, Digits, Index, Symbol
@@ -112,7 +113,7 @@ class Scope:
             self.use(symbol)
         name = self.unique("start")
         with self.inside(f"for {name} in range(0, {total}, {step}):") as block:
-            start = Symbol(name, 0, total - 1, frozenset(), block)
+            start = self.counter(name, total, block)
             yield (f"{first} + {name}" if first else name), [start, *needs]
 
     def pointer(self, place: str) -> str:
@@ -173,6 +174,19 @@ class Scope:
             self.top.head.append(f"{found} = tl.load({at})")
             self.top.known[key] = found
         return Symbol(self.top.known[key], 1, self.batch, frozenset(), self.top)
+
+    def count(self, sizes: Iterable[int | str], kind: DType) -> str:
+        """Source for how many elements axes have together, as a float; N: the images.
+
+        That is of the dtype in which values of ``kind`` are computed.
+        """
+        listed = list(sizes)
+        static = prod(s for s in listed if not isinstance(s, str))
+        if all(not isinstance(s, str) for s in listed):
+            return f"{static}.0"
+        images = self.images().name
+        number = f"({images} * {static})" if static > 1 else images
+        return f"{number}.to({dtype(computed(kind))})"
 
     def among_images(self, index: Index) -> Index:
         """An image's number, bounded by how many this step has."""
@@ -435,6 +449,16 @@ def dtype(kind: DType) -> str:
 def computed(kind: DType) -> DType:
     """The dtype in which values of that dtype are computed."""
     return DType.F32 if kind.is_half else kind
+
+
+def ratio(x: str, y: str, kind: DType) -> str:
+    """Source for a quotient rounded once, which ``/`` is in float64 alone."""
+    return f"{x} / {y}" if kind is DType.F64 else f"tl.div_rn({x}, {y})"
+
+
+def root(x: str, kind: DType) -> str:
+    """Source for a square root rounded once."""
+    return f"tl.sqrt({x})" if kind is DType.F64 else f"tl.sqrt_rn({x})"
 
 
 def _all_of(texts: Iterable[str]) -> str:

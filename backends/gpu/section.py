@@ -45,6 +45,11 @@ def tiles(size: int, tile: int) -> int:
     return -(-size // tile)
 
 
+def power(size: int) -> int:
+    """The smallest power of two that is no less."""
+    return 1 << max(0, (size - 1).bit_length())
+
+
 def function_name(kernel: Kernel) -> str:
     """The kernel's name in the graph."""
     return str(kernel.node.attrs["name"])

@@ -1,6 +1,6 @@
 """A scope that knows a kernel's body and computes its values on a tile."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from convc.backends.gpu.affine import Condition, Index
 from convc.backends.gpu.kernel import Kernel
@@ -22,6 +22,14 @@ class Tile(Scope):
     def known(self, value: Value, coords: Sequence[Index], text: str) -> None:
         """A value's elements at these indices are ``text``, from here on."""
         self.block.known[self._key(value, coords, ())] = text
+
+    def results(self, values: Iterable[Value], coords: Sequence[Index]) -> None:
+        """Compute and store results of the kernel at indices."""
+        for value in values:
+            text = self.value(value, coords)
+            outer = self.kernel.outer(value)
+            assert outer is not None
+            self.store(outer, outer.name, coords, text)
 
     def value(
         self,

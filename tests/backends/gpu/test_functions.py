@@ -8,6 +8,7 @@ from emitted_programs import emitted
 from op_bench import tensor
 
 from convc.ir.builder import GraphBuilder
+from convc.ir.interpreter import interpret
 from convc.ir.rounding_base import LIBRARY
 
 UNIT = 2.0**-24
@@ -53,3 +54,16 @@ def test_what_is_not_finite_or_too_large_is_as_numpys(op: str) -> None:
     with np.errstate(all="ignore"):
         expected = EXACT[op](x).astype(np.float64)
     assert np.array_equal(found(op, x), expected, equal_nan=True)
+
+
+def test_a_loss_in_float64_is_the_mean_of_the_images() -> None:
+    """A quotient of float64 is no business of float32's division."""
+    b = GraphBuilder("loss")
+    logits, labels = b.input("z", tensor("f64[N,5]")), b.input("y", tensor("i32[N]"))
+    losses = b("softmax_cross_entropy", logits, labels)
+    b.output("loss", b("reduce_mean", losses, axes=(0,)))
+    graph = b.finish()
+    z, y = np.linspace(-2, 2, 15).reshape(3, 5), np.array([4, 0, 2], np.int32)
+    expected = interpret(graph, {"z": z, "y": y}, {}).outputs["loss"]
+    got = emitted(graph, 4)(z=z, y=y)["loss"]
+    assert abs(got - expected) <= 64 * 2.0**-53 * abs(expected)
