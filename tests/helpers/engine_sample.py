@@ -10,6 +10,7 @@ from pass_bench import graph_of
 
 from convc.backends.base import Emitted, EmittedKernel
 from convc.backends.cpu.backend import NumpyBackend
+from convc.backends.gpu.prelude import runner
 from convc.ir.graph import Graph
 from convc.ir.types import TensorType
 from convc.passes.manager import Context, run_passes
@@ -110,28 +111,6 @@ ARRAYS = {
     "-> correct": ("3", ()),
     "-> scaled": ("1", (None, 3)),
 }
-
-
-class Program:
-    def __init__(self, device="cuda"):
-        self.arena = torch.zeros(ARENA_BYTES, dtype=torch.uint8, device=device)
-
-    def at(self, name):
-        dtype, offset, count = PLACES[name]
-        kind = getattr(torch, dtype)
-        return self.arena[offset : offset + count * kind.itemsize].view(kind)
-
-    def array(self, name, n=BATCH):
-        place, shape = ARRAYS[name]
-        bound = [n if d is None else d for d in shape]
-        count = 1
-        for d in bound:
-            count *= d
-        return self.at(place)[:count].view(bound)
-
-    def launch(self, number):
-        kernel, programs, pointers, warps, stages = LAUNCHES[number]
-        kernel[(programs,)](*map(self.at, pointers), num_warps=warps, num_stages=stages)
 """
 
 
@@ -146,7 +125,7 @@ class SampleBackend(NumpyBackend):
 
     def emit(self, graph: Graph) -> Emitted:
         assert graph.arena is not None
-        source = SOURCE.replace("TAIL", str(graph.arena.size))
+        source = (SOURCE + runner(SOURCE)).replace("TAIL", str(graph.arena.size))
         for buffer in graph.arena.buffers:
             source = source.replace(f"AT_{buffer.name},", f"{buffer.offset},")
         kernels = [EmittedKernel(n.name, n.name, 1, 1) for n in graph.nodes]

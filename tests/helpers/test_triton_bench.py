@@ -9,6 +9,8 @@ from triton_bench import Interpreted, checked_run, interpreted
 from triton_memory import Fault
 from triton_numbers import from_bf16, to_bf16, to_tf32
 
+from convc.backends.gpu.prelude import runner
+
 SHELL = '''"""A program of one kernel."""
 import torch
 import triton
@@ -21,34 +23,6 @@ LAUNCHES = {launches}
 LAUNCHES_OF = {launches_of}
 PLACES = {{"!images": ("int32", 4032, 1), "!counter": ("int32", 4036, 1), {places}}}
 ARRAYS = {arrays}
-
-
-class Program:
-    def __init__(self, device):
-        self.arena = torch.zeros(ARENA_BYTES, dtype=torch.uint8, device=device)
-        self.images = None
-
-    def at(self, name):
-        dtype, offset, count = PLACES[name]
-        kind = getattr(torch, dtype)
-        return self.arena[offset : offset + count * kind.itemsize].view(kind)
-
-    def array(self, name, n=BATCH):
-        place, shape = ARRAYS[name]
-        bound = [n if d is None else d for d in shape]
-        count = 1
-        for d in bound:
-            count *= d
-        return self.at(place)[:count].view(bound)
-
-    def launch(self, number):
-        kernel, programs, pointers, warps, stages = LAUNCHES[number]
-        kernel[(programs,)](*map(self.at, pointers), num_warps=warps, num_stages=stages)
-
-    def run(self, n=BATCH):
-        self.at("!images").fill_(n)
-        for number in range(len(LAUNCHES)):
-            self.launch(number)
 '''
 VECTORS = {
     "x": ("float32", 0, 64),
@@ -82,7 +56,7 @@ def program_of(
             ("-> " if name in outputs else "") + name: (name, (None, count // 4))
             for name, (_, _, count) in places.items()
         },
-    )
+    ) + runner(text)
     return interpreted(source)
 
 
