@@ -59,13 +59,13 @@ lint: $(VENV)/.test-installed
 	$(BIN)/mypy
 	@$(MAKE) imports
 
-# The import linter sees files, not the mapping of ir/ and backends/ into convc, so
+# The import linter sees files, not the mapping of ir/, backends/ and examples/ into convc, so
 # it reads a copy that lies as the wheel does.
 imports:
 	@rm -rf build/imports
 	@mkdir -p build/imports
 	@cp -R convc build/imports/convc
-	@cp -R ir backends build/imports/convc
+	@cp -R ir backends examples build/imports/convc
 	cd build/imports && $(abspath $(BIN))/lint-imports --no-cache --no-logo --config ../../pyproject.toml
 
 bench: $(VENV)/.test-installed

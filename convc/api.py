@@ -58,7 +58,7 @@ from convc.layers import (
     tanh,
 )
 from convc.losses import correct, softmax_cross_entropy
-from convc.model import Model
+from convc.model import Model, takes
 from convc.networks import NETWORKS, load_network
 from convc.optimizers import SGD, Adam, AdamW, Momentum
 from convc.pipeline import Step
@@ -136,6 +136,7 @@ __all__ = [
     "softmax_cross_entropy",
     "softplus",
     "sqrt",
+    "takes",
     "tanh",
     "trace",
     "truncated_normal",

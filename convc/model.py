@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from math import frexp
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from numpy.typing import ArrayLike
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Network = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
+Function = TypeVar("Function", bound=Callable[..., object])
 
 IMAGE = "f32[N,28,28,1]"
 LABELS = "i32[N]"
@@ -35,13 +36,31 @@ LOSS_SCALE = 1024.0
 """What the loss of a step in fp16 is multiplied by, if nothing else is asked for."""
 
 
+def takes(**inputs: str) -> Callable[[Function], Function]:
+    """Declares a network's inputs, for ``Model`` and the command line alike.
+
+    ``@takes(x="f32[N,784]")`` above a network of one argument x, a row of pixels.
+    """
+
+    def declare(network: Function) -> Function:
+        network.takes = inputs  # type: ignore[attr-defined]
+        return network
+
+    return declare
+
+
+def inputs_of(network: Callable[..., object]) -> dict[str, str | TensorType]:
+    """The inputs that a network declares; one image of MNIST if it declares none."""
+    return dict(getattr(network, "takes", None) or {"image": IMAGE})
+
+
 class Model:
     """A function from an image tensor to logits, traced once.
 
-    ``inputs`` has the image's name and type (default ``image="f32[N,28,28,1]"``), and
-    ``precision`` is what its steps compute in if they are not told otherwise: fp32,
-    tf32, bf16 or fp16. Weights are float32 in all of them. ModelError, with the user's
-    file and line, when the function breaks a rule.
+    ``inputs`` has the image's name and type (default: what the network ``takes``, else
+    ``image="f32[N,28,28,1]"``), and ``precision`` is what its steps compute in if they
+    are not told otherwise: fp32, tf32, bf16 or fp16. Weights are float32 in all of
+    them. ModelError, with the user's file and line, when the function breaks a rule.
     """
 
     def __init__(
@@ -55,13 +74,18 @@ class Model:
         self.network = network
         self.precision = _known(precision)
         self.name = name or str(getattr(network, "__name__", "model"))
-        self.inputs = inputs or {"image": IMAGE}
+        self.inputs = inputs or inputs_of(network)
         self.weights: dict[str, Array] | None = None
 
     @cached_property
     def graph(self) -> Graph:
         """The forward graph as traced, with output ``output``."""
         return trace(self.network, self.inputs, name=self.name)
+
+    @property
+    def image(self) -> TensorType:
+        """The type of the input that a data set is fed to, the first."""
+        return self.graph.inputs[0].type
 
     def summary(self) -> Summary:
         """Layers, output shapes, parameters and FLOPs as a table."""

@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 
@@ -45,7 +46,22 @@ def strided(image: Tensor) -> Tensor:
 NETWORKS: Mapping[str, Network] = MappingProxyType(
     {"two_conv": two_conv, "four_conv": four_conv, "strided": strided}
 )
-"""The built-in networks, functions of an image f32[N,28,28,1], by name."""
+"""Built-in networks, functions of an image f32[N,28,28,1], by name."""
+
+EXAMPLES: Mapping[str, str] = MappingProxyType(
+    {
+        "cs20si": "cs20si",
+        "cs20": "cs20",
+        "cs20_layers": "cs20",
+        "ltfn5": "ltfn5",
+        "ltfn5_sane": "ltfn5",
+        "ltfn5_average": "ltfn5",
+        "ltfn5_strided": "ltfn5",
+        "csci1470": "csci1470",
+        "csci1470_cifar": "csci1470",
+    }
+)
+"""Networks of the examples, built in too: their names, and the example's module."""
 
 
 def load_network(spec: str) -> tuple[Network, str]:
@@ -57,18 +73,25 @@ def load_network(spec: str) -> tuple[Network, str]:
     """
     if spec in NETWORKS:
         return NETWORKS[spec], spec
+    if spec in EXAMPLES:
+        return getattr(import_module(f"convc.examples.{EXAMPLES[spec]}"), spec), spec
     file, wanted = spec, ""
     if not spec.endswith(".py"):
         file, _, wanted = spec.rpartition(":")
     if not file.endswith(".py"):
         raise ModelError(
-            f"no network is called {spec!r}; built in are {', '.join(NETWORKS)}, "
-            "your own is written file.py:function"
+            f"no network is called {spec!r}; built in are "
+            f"{', '.join(built_in())}, your own is written file.py:function"
         )
     path = Path(file)
     if not path.is_file():
         raise ModelError(f"there is no file {path} (looked for it in {Path.cwd()})")
     return _chosen(_module(path), path, wanted)
+
+
+def built_in() -> tuple[str, ...]:
+    """The names that ``load_network`` knows."""
+    return (*NETWORKS, *EXAMPLES)
 
 
 def _chosen(module: ModuleType, path: Path, wanted: str) -> tuple[Network, str]:

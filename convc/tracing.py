@@ -18,7 +18,7 @@ from convc import initializers
 from convc.ir.builder import GraphBuilder
 from convc.ir.errors import TypeRuleError
 from convc.ir.graph import Attr, Graph, Loc, Value
-from convc.ir.types import DType, Shape, TensorType
+from convc.ir.types import Dim, DType, Shape, TensorType
 from convc.places import Place, here, mistake, place_of
 from convc.spelling import NAME, checked_name, checked_shape, tensor_type
 
@@ -228,7 +228,7 @@ class Trace:
         return Tensor(self, self.builder.constant(float(side), like.type))
 
     def variable(
-        self, name: str, shape: Sequence[int], initializer: Any, trainable: bool = True
+        self, name: str, shape: Sequence[Dim], initializer: Any, trainable: bool = True
     ) -> Tensor:
         """The variable ``name`` of the present scope, made or shared.
 
@@ -376,7 +376,7 @@ def variable_scope(name: str, reuse: bool = False) -> Scope:
 
 def get_variable(
     name: str,
-    shape: Sequence[int],
+    shape: Sequence[Dim],
     initializer: Any = "glorot_uniform",
     trainable: bool = True,
 ) -> Tensor:

@@ -47,7 +47,7 @@ def explain(
     batch: int,
     threads: int | None,
     device: str | None,
-    input_type: str,
+    input_type: str | None,
 ) -> None:
     """Say what was made of a layer, and why.
 
@@ -105,7 +105,7 @@ def plan(
     batch: int,
     threads: int | None,
     device: str | None,
-    input_type: str,
+    input_type: str | None,
 ) -> None:
     """Print what each layer gives, holds and costs.
 

@@ -176,9 +176,7 @@ input_option = click.option(
     "--input",
     "input_type",
     metavar="TYPE",
-    default="f32[N,28,28,1]",
-    show_default=True,
-    help="The type of the image.",
+    help="The type of the image. [default: what the network takes, or f32[N,28,28,1]]",
 )
 
 STEPS = ("training", "evaluation", "inference")
@@ -200,21 +198,23 @@ data_option = click.option(
 )
 
 
-def load_model(spec: str, input_type: str = "f32[N,28,28,1]") -> Model:
+def load_model(spec: str, input_type: str | None = None) -> Model:
     """The model that MODEL names on the command line, in the command's --precision.
 
-    ModelError if there is none, or where the network's own code raises an exception.
+    ``input_type`` is the type of its image, if not what the network says. ModelError
+    if there is none, or where the network's own code raises an exception.
     """
-    from convc.model import Model
+    from convc.model import Model, inputs_of
     from convc.networks import failure, load_network
     from convc.places import file_of
 
     network, name = load_network(spec)
     context = click.get_current_context(silent=True)
     precision = context.meta.get(_PRECISION, "fp32") if context else "fp32"
-    model = Model(
-        cast("Network", network), name=name, image=input_type, precision=precision
-    )
+    inputs = inputs_of(network)
+    if input_type is not None:
+        inputs[next(iter(inputs))] = input_type
+    model = Model(cast("Network", network), name=name, precision=precision, **inputs)
     try:
         _ = model.graph  # a mistake is reported before anything is done
     except ConvcError:

@@ -21,7 +21,7 @@ from convc.cli.group import (
 @click.command()
 @model_argument
 @input_option
-def summary(model: str, input_type: str) -> None:
+def summary(model: str, input_type: str | None) -> None:
     """Print a model's layers, shapes, parameters and work."""
     table = load_model(model, input_type).summary()
     if sys.stdout.isatty():
@@ -58,7 +58,7 @@ def compile_command(
     backend: str,
     batch: int,
     threads: int | None,
-    input_type: str,
+    input_type: str | None,
 ) -> None:
     """Write a model's emitted programs, IR and memory plans."""
     from convc.cli.folder import program_files, write_folder

@@ -48,7 +48,7 @@ def report(
     batch: int,
     threads: int | None,
     device: str | None,
-    input_type: str,
+    input_type: str | None,
 ) -> None:
     """Write one page that shows what the compiler made of a model.
 

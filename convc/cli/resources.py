@@ -46,7 +46,12 @@ SPARE = ("instructions", "stores", "loads", "limit")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
 @input_option
 def resources(
-    model: str, step: str, backend: str, batch: int, as_json: bool, input_type: str
+    model: str,
+    step: str,
+    backend: str,
+    batch: int,
+    as_json: bool,
+    input_type: str | None,
 ) -> None:
     """Compile MODEL's kernels for a GPU, say what each of them needs.
 

@@ -65,7 +65,7 @@ def show(
     as_json: bool,
     dot: bool,
     step: str,
-    input_type: str,
+    input_type: str | None,
     **settings: Any,
 ) -> None:
     """Print a model's IR, as it is after one of the passes, or what they changed."""

@@ -59,7 +59,7 @@ def bisect(
     backend: str,
     batch: int,
     threads: int | None,
-    input_type: str,
+    input_type: str | None,
 ) -> None:
     """Find the first pass and op, or kernel and op, that compute something wrong.
 
@@ -79,7 +79,7 @@ def bisect(
     loaded = load_model(model, input_type)
     whole = WHOLE.format(
         model=model,
-        image=input_type,
+        inputs={name: str(kind) for name, kind in loaded.inputs.items()},
         step=_METHODS[step],
         precision=loaded.precision,
         backend=backend,
@@ -145,7 +145,7 @@ def _compared(search: Search) -> str:
 @click.option("--json", "as_json", is_flag=True, help="The rows as JSON lines.")
 @input_option
 def audit(
-    model: str, backend: str, threads: int | None, as_json: bool, input_type: str
+    model: str, backend: str, threads: int | None, as_json: bool, input_type: str | None
 ) -> None:
     """Compare compiled gradients with what gradients are, layer by layer.
 

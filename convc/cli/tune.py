@@ -69,7 +69,7 @@ def tune(
     backend: str,
     batch: int,
     threads: int | None,
-    input_type: str,
+    input_type: str | None,
 ) -> None:
     """Measure MODEL's kernels, keep the fastest schedules in the lockfile.
 

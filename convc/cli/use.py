@@ -117,7 +117,7 @@ def train(
         raise click.UsageError("--resume and --checkpoint-every need --run DIR")
     if weights_out is not None and not weights_out.absolute().parent.is_dir():
         raise click.UsageError(f"--weights-out: there is no {weights_out.parent}")
-    from convc.data.mnist import load_mnist
+    from convc.data.choice import load_for
     from convc.engines import targeted
     from convc.optimizers import OPTIMIZERS, Optimizer
     from convc.runtime.checkpoint import save_weights
@@ -127,7 +127,7 @@ def train(
     loaded = load_model(model)
     rule: Callable[..., Optimizer] = OPTIMIZERS[optimizer]
     chosen = rule() if learning_rate is None else rule(learning_rate=learning_rate)
-    splits = load_mnist(data)
+    splits = load_for(loaded.image.inner, data)
     images = splits.train if limit is None else splits.train.first(limit)
     tested = splits.test if test_limit is None else splits.test.first(test_limit)
     try:
@@ -171,14 +171,14 @@ def evaluate(
     device: str | None,
 ) -> None:
     """Print a trained model's loss and accuracy on the test images."""
-    from convc.data.mnist import load_mnist
+    from convc.data.choice import load_for
     from convc.engines import targeted
     from convc.runtime import evaluation
 
     backend = targeted(backend, device)
     loaded = load_model(model)
     tensors = read_weights(loaded, weights)
-    splits = load_mnist(data)
+    splits = load_for(loaded.image.inner, data)
     loss, accuracy = evaluation.evaluate(
         loaded,
         splits.test,
@@ -215,12 +215,12 @@ def predict(
     MODEL may be left out where the weight file says which built-in network it is of.
     """
     from convc.cli.images import prediction_table, read_images
-    from convc.networks import NETWORKS
+    from convc.networks import built_in
     from convc.runtime import evaluation
     from convc.runtime.checkpoint import weights_network
 
     spec, *paths = arguments
-    if spec not in NETWORKS and ".py" not in spec:
+    if spec not in built_in() and ".py" not in spec:
         spec, paths = "", list(arguments)
     if not paths:
         raise click.UsageError("no image is given")
@@ -241,9 +241,9 @@ def predict(
 
 def _recorded(weights: str, network: str) -> str:
     """The built-in network that a weight file names; a file is never run unasked."""
-    from convc.networks import NETWORKS
+    from convc.networks import built_in
 
-    if network in NETWORKS:
+    if network in built_in():
         return network
     says = f"belongs to {network}" if network else "does not say which network it is of"
     raise click.UsageError(

@@ -8,8 +8,9 @@ then converted, two passes over the data, to save 141 MB on MNIST.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +80,19 @@ class Dataset:
             raise DataError(f"{self.name}: the first {count} images are no data set")
         return replace(self, images=self.images[:count], labels=self.labels[:count])
 
+    def shaped(self, shape: Sequence[int]) -> Dataset:
+        """The same images as views of another shape, say [784] for [28,28,1].
+
+        DataError if the shape has more or fewer elements than an image.
+        """
+        have = self.images.shape[1:]
+        if prod(shape) != prod(have):
+            raise DataError(
+                f"{self.name}: images {list(have)} have {prod(have)} numbers, "
+                f"and {list(shape)} has {prod(shape)}"
+            )
+        return replace(self, images=self.images.reshape(len(self), *shape))
+
 
 @dataclass(frozen=True, eq=False)
 class Splits:
@@ -91,6 +105,10 @@ class Splits:
     def notice(self) -> str:
         """What a person must be told about this data, "" if nothing."""
         return self.train.notice
+
+    def shaped(self, shape: Sequence[int]) -> Splits:
+        """Both halves with images of that shape; see ``Dataset.shaped``."""
+        return Splits(self.train.shaped(shape), self.test.shaped(shape))
 
 
 def unit_images(grey: NDArray[np.uint8]) -> Images:

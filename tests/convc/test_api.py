@@ -73,6 +73,7 @@ PUBLIC = [
     "softmax_cross_entropy",
     "softplus",
     "sqrt",
+    "takes",
     "tanh",
     "trace",
     "truncated_normal",
