@@ -17,6 +17,9 @@ OLD_TRITON ?= 3.6.0
 EPOCHS ?= 5
 BATCH ?= 128
 ARGS ?=
+# Processes that share the tests; auto is one for each core.
+WORKERS ?= auto
+PYTEST = -m pytest -q -n $(WORKERS) --dist worksteal
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -44,14 +47,14 @@ mnist: $(VENV)/.run-installed
 	@$(BIN)/python -m convc train two_conv --epochs $(EPOCHS) --batch $(BATCH) $(ARGS)
 
 test: $(VENV)/.test-installed
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python $(PYTEST) $(ARGS)
 
 # What PYTHONPATH names is found before the environment's own triton.
 OLD = PYTHONPATH=$(abspath $(VENV))/triton-$(OLD_TRITON) $(BIN)/python
 
 test-triton: $(VENV)/.test-installed $(VENV)/triton-$(OLD_TRITON)/.installed
 	@$(OLD) -c 'import triton; assert triton.__version__ == "$(OLD_TRITON)"'
-	@$(OLD) -m pytest -q tests/backends/gpu tests/helpers $(ARGS)
+	@$(OLD) $(PYTEST) tests/backends/gpu tests/helpers $(ARGS)
 
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check --quiet .

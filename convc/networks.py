@@ -4,7 +4,6 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 
@@ -74,7 +73,9 @@ def load_network(spec: str) -> tuple[Network, str]:
     if spec in NETWORKS:
         return NETWORKS[spec], spec
     if spec in EXAMPLES:
-        return getattr(import_module(f"convc.examples.{EXAMPLES[spec]}"), spec), spec
+        return getattr(
+            importlib.import_module(f"convc.examples.{EXAMPLES[spec]}"), spec
+        ), spec
     file, wanted = spec, ""
     if not spec.endswith(".py"):
         file, _, wanted = spec.rpartition(":")

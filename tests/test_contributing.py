@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-SOURCES = ("convc", "ir", "backends")
+SOURCES = ("convc", "ir", "backends", "examples")
 MAP = (ROOT / "docs" / "files.md").read_text("utf-8")
 
 

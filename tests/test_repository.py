@@ -15,8 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-SOURCES = ("convc", "ir", "backends")
-FOLDERS = (*SOURCES, "tests", "docs", "examples", "benchmarks", ".ci")
+SOURCES = ("convc", "ir", "backends", "examples")
+FOLDERS = (*SOURCES, "tests", "docs", "benchmarks", ".ci")
 NOT_OURS = {"LICENSE", ".git", ".coverage"}
 LONGEST_FILE = 500
 LONGEST_FUNCTION = 60
@@ -153,7 +153,7 @@ def test_every_module_lies_in_a_package() -> None:
 
 
 def test_the_typing_links_lead_to_the_mapped_folders() -> None:
-    for name in ("ir", "backends"):
+    for name in ("ir", "backends", "examples"):
         link = ROOT / ".typings" / "convc" / name
         assert link.is_symlink()
         assert link.resolve() == ROOT / name
@@ -211,11 +211,11 @@ def test_a_wheel_holds_every_module_once_and_imports_alone(tmp_path: Path) -> No
     assert all(Path(file).is_relative_to(site) for file in files)
 
 
-def test_a_bare_checkout_imports_its_own_three_folders(tmp_path: Path) -> None:
+def test_a_bare_checkout_imports_its_own_folders(tmp_path: Path) -> None:
     checkout = copy_checkout(tmp_path / "checkout")
     code = (
-        "import convc, convc.ir, convc.backends\n"
-        "for m in (convc, convc.ir, convc.backends): print(m.__file__)"
+        "import convc, convc.ir, convc.backends, convc.examples as examples\n"
+        "for m in (convc, convc.ir, convc.backends, examples): print(m.__file__)"
     )
     result = run(sys.executable, "-c", code, cwd=checkout)
     assert result.returncode == 0, result.stderr

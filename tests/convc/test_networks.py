@@ -11,7 +11,15 @@ from convc.initializers import initial_state
 from convc.ir.errors import ModelError
 from convc.ir.interpreter import interpret
 from convc.ir.verifier import verify
-from convc.networks import NETWORKS, four_conv, load_network, strided, two_conv
+from convc.model import Model, inputs_of
+from convc.networks import (
+    EXAMPLES,
+    NETWORKS,
+    four_conv,
+    load_network,
+    strided,
+    two_conv,
+)
 from convc.tracing import trace
 
 IMAGE = {"image": "f32[N,28,28,1]"}
@@ -64,6 +72,25 @@ def test_a_network_runs() -> None:
 def test_a_builtin_network_is_loaded_by_name() -> None:
     for name, network in NETWORKS.items():
         assert load_network(name) == (network, name)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_network_of_an_example_is_built_in_and_compiles(name: str) -> None:
+    network, given = load_network(name)
+    assert (network.__name__, given) == (name, name)
+    step = Model(network).training_step()
+    assert "training/step" in step.compile(batch=2, threads=1).parameters
+    files = {loc.file for node in step.graph.nodes for loc in node.locs}
+    assert f"examples/{EXAMPLES[name]}.py" in files
+
+
+def test_a_network_says_what_it_takes() -> None:
+    network, _ = load_network("csci1470_cifar")
+    assert inputs_of(network) == {"inputs": "f32[N,32,32,3]"}
+    assert str(Model(network).image) == "f32[N,32,32,3]"
+    asked = Model(network, inputs="f32[N,8,8,3]")
+    assert str(asked.image) == "f32[N,8,8,3]"
+    assert inputs_of(strided) == {"image": "f32[N,28,28,1]"}
 
 
 def test_a_function_of_a_file_is_loaded_with_its_neighbours(folder: Path) -> None:

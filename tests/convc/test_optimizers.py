@@ -79,7 +79,7 @@ PAIRS: list[tuple[Optimizer, Callable[[Any], torch.optim.Optimizer]]] = [
 ]
 
 
-@pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=lambda x: str(x)[:40])
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=[repr(o) for o, _ in PAIRS])
 def test_ten_steps_agree_with_torch(
     ours: Optimizer, theirs: Callable[[Any], torch.optim.Optimizer]
 ) -> None:

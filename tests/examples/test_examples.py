@@ -1,11 +1,14 @@
 """The examples run as they stand, and are short."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from convc.networks import EXAMPLES as NOTES
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -60,3 +63,50 @@ def test_inspect_stages_shows_the_passes_that_are_named(tmp_path: Path) -> None:
     printed = run("inspect_stages.py", tmp_path, "fuse-conv", "plan-memory")
     headings = [x.split(":")[0] for x in printed.splitlines() if " nodes, " in x]
     assert headings == ["fuse-conv", "plan-memory"]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_the_example_of_a_note_begins_with_what_it_follows(path: Path) -> None:
+    if path.stem not in set(NOTES.values()):
+        return
+    first, second, third = path.read_text("utf-8").splitlines()[:3]
+    assert re.fullmatch(r"# Follows .*\.", first), first
+    assert re.fullmatch(r"# Look at .*\.", second), second
+    assert third.startswith('"""Run it with')
+
+
+def test_the_note_of_2017_prints_its_scopes_and_accuracy_by_epoch(
+    tmp_path: Path,
+) -> None:
+    lines = run("cs20si.py", tmp_path, "2", "256").splitlines()
+    assert "conv1/weights            f32[5,5,1,32]" in lines
+    assert "softmax_linear/biases    f32[10]" in lines
+    at = lines.index("Epochs  Accuracy")
+    assert [line.split()[0] for line in lines[at + 1 : at + 3]] == ["1", "2"]
+
+
+def test_the_note_of_2018_goes_on_where_it_was(tmp_path: Path) -> None:
+    folder = str(tmp_path / "run")
+    run("cs20.py", tmp_path, folder, "1", "256")
+    printed = run("cs20.py", tmp_path, folder, "2", "256")
+    assert "resuming after step 2 in epoch 2" in printed
+    logged = (tmp_path / "run" / "metrics.jsonl").read_text("utf-8")
+    assert logged.count("accuracy/test") == 2
+
+
+def test_bad_weights_cost_more_than_sane_ones(tmp_path: Path) -> None:
+    lines = run("ltfn5.py", tmp_path, "200").splitlines()
+    costs = [
+        float(line.split("loss ")[1].split()[0])
+        for line in lines
+        if line.startswith("epoch 1/1")
+    ]
+    assert len(costs) == 2
+    assert costs[0] > 1000 * costs[1]
+
+
+def test_the_lectures_layers_have_their_sizes(tmp_path: Path) -> None:
+    printed = run("csci1470.py", tmp_path, "1", "512")
+    assert "f32[N,14,14,16]" in printed
+    assert "f32[N,16,16,16]" in printed
+    assert "epoch 1/1" in printed
