@@ -8,8 +8,11 @@ import convc as cc
 
 
 def csci1470(inputs: cc.Tensor) -> cc.Tensor:
-    """Logits f32[N,10] of images f32[N,28,28,1]: the layer, ReLU, and a dense one."""
-    filters = cc.get_variable("filter", [5, 5, 1, 16], cc.normal(stddev=0.1))
+    """Logits f32[N,10] of images f32[N,28,28,1]: the layer, ReLU, and a dense one.
+
+    The filters spread by sqrt(2 / 25), more than the slides' 0.1: it learns faster.
+    """
+    filters = cc.get_variable("filter", [5, 5, 1, 16], cc.normal(stddev=0.28))
     conv = cc.convolve(inputs, filters, [1, 2, 2, 1], padding="Same", name="conv")
     return cc.dense(cc.flatten(cc.relu(conv)), 10, name="logits")
 
@@ -17,7 +20,7 @@ def csci1470(inputs: cc.Tensor) -> cc.Tensor:
 @cc.takes(inputs="f32[N,32,32,3]")
 def csci1470_cifar(inputs: cc.Tensor) -> cc.Tensor:
     """The same for color images of CIFAR-10: the filter has a depth of 3."""
-    filters = cc.get_variable("filter", [5, 5, 3, 16], cc.normal(stddev=0.1))
+    filters = cc.get_variable("filter", [5, 5, 3, 16], cc.normal(stddev=0.16))
     conv = cc.convolve(inputs, filters, [1, 2, 2, 1], padding="SAME", name="conv")
     return cc.dense(cc.flatten(cc.relu(conv)), 10, name="logits")
 
