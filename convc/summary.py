@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from convc.ir.graph import Graph, Loc, Node, Parameter
 from convc.ir.ops import OPS
+from convc.sizes import Size, sizes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -14,6 +15,8 @@ UNNAMED = "(variables)"
 """What stands in a layer's place for variables made outside of all layers."""
 HEADINGS = ("Layer (type)", "Output shape", "Param #", "FLOPs")
 """FLOPs are those of the forward pass for one image, a multiply-add counted as two."""
+SIZES = "output size: (input - window + padding)/stride + 1"
+"""What stands above the derivations of sizes."""
 
 # A layer is called after the first of these ops in it, else after its only op.
 _TYPES = {
@@ -83,6 +86,26 @@ class Summary:
             sum(r.flops for r in self.rows),
         )
         return [*body, ("total", "", f"{count:,}", f"{flops:,}")]
+
+    def derivations(self) -> list[Size]:
+        """How the sizes come about that convolutions, pools and dense layers give."""
+        return sizes(node for row in self.rows for node in row.nodes)
+
+    def sizes(self) -> str:
+        """The derivations as text, a line per layer, or per axis where axes differ.
+
+        ``conv1  (28 - 5 + 2*2)/1 + 1 = 28``, under a line that says what that is.
+        """
+        found = self.derivations()
+        layer = max((len(size.layer) for size in found), default=0)
+        axis = max((len(size.axis) for size in found), default=0)
+        lines = [
+            f"{size.layer:<{layer}}  "
+            + (f"{size.axis:<{axis}}  " if axis else "")
+            + size.formula
+            for size in found
+        ]
+        return "\n".join([SIZES, *lines])
 
     def __str__(self) -> str:
         lines = [HEADINGS, *self.cells()]

@@ -20,14 +20,19 @@ from convc.cli.group import (
 
 @click.command()
 @model_argument
+@click.option(
+    "--sizes", is_flag=True, help="Print how the size of each result comes about too."
+)
 @input_option
-def summary(model: str, input_type: str | None) -> None:
+def summary(model: str, sizes: bool, input_type: str | None) -> None:
     """Print a model's layers, shapes, parameters and work."""
     table = load_model(model, input_type).summary()
     if sys.stdout.isatty():
         print_table(table)
     else:
         click.echo(str(table))
+    if sizes:
+        click.echo(f"\n{table.sizes()}")
 
 
 @click.command("compile")
