@@ -16,6 +16,7 @@ from convc.cli.show import show
 from convc.cli.trust import audit, bisect
 from convc.cli.tune import tune
 from convc.cli.use import evaluate, predict, train
+from convc.cli.visualize import visualize
 
 main = CommandGroup(
     "convc",
@@ -31,6 +32,7 @@ for command in (
     train,
     evaluate,
     predict,
+    visualize,
     summary,
     show,
     explain,

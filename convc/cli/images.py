@@ -44,6 +44,27 @@ def read_images(paths: Sequence[Path]) -> tuple[list[str], Images]:
     return names, np.concatenate(parts)
 
 
+def read_image(path: Path, shape: tuple[int, ...]) -> tuple[str, Images]:
+    """One image of any size, f32[1,H,W,C] in [0,1], and its name.
+
+    For ``shape`` [28,28,1] as ``read_images`` has it (the first of several); else a
+    picture, gray for 1 channel and in colour for 3, scaled to the shape. DataError if
+    the file or the shape cannot serve.
+    """
+    if shape == (SIDE, SIDE, 1):
+        names, images = read_images([path])
+        return names[0], images[:1]
+    if len(shape) != 3 or shape[-1] not in (1, 3):
+        raise DataError(
+            f"{path}: a picture has height, width and 1 or 3 channels, "
+            f"and the network's image is {list(shape)}"
+        )
+    height, width, channels = shape
+    opened = _opened(path).convert("L" if channels == 1 else "RGB")
+    small = np.asarray(opened.resize((width, height)), dtype=np.float32)
+    return str(path), small.reshape(1, *shape) / np.float32(255)
+
+
 def _array(path: Path) -> Images:
     """The images of a .npy file."""
     try:
@@ -71,6 +92,18 @@ def _array(path: Path) -> Images:
 
 def _picture(path: Path) -> Images:
     """One picture file as an image [1,28,28,1]."""
+    opened = _opened(path)
+    from PIL import Image
+
+    grey = opened.convert("L")
+    pixels = _square(np.asarray(grey))
+    small = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX)
+    scaled: Images = np.asarray(small, dtype=np.float32) / np.float32(255)
+    return scaled.reshape(1, SIDE, SIDE, 1)
+
+
+def _opened(path: Path) -> Any:
+    """A picture file in colour, on white where it lets light through."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
@@ -82,15 +115,11 @@ def _picture(path: Path) -> Images:
         with Image.open(path) as opened:
             colours = opened.convert("RGBA")
         white = Image.new("RGBA", colours.size, "white")
-        grey = Image.alpha_composite(white, colours).convert("L")
+        return Image.alpha_composite(white, colours)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "it is no picture that pillow knows" if unknown else str(error)
         raise DataError(f"{path}: cannot be read: {reason}") from error
-    pixels = _square(np.asarray(grey))
-    small = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX)
-    scaled: Images = np.asarray(small, dtype=np.float32) / np.float32(255)
-    return scaled.reshape(1, SIDE, SIDE, 1)
 
 
 def _square(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -39,7 +39,7 @@ LECTURES = [
 ]
 
 
-@pytest.mark.parametrize(("given", "derivation"), LECTURES, ids=lambda v: str(v))
+@pytest.mark.parametrize(("given", "derivation"), LECTURES, ids=str)
 def test_a_derivation_has_the_numbers_of_the_lecture(
     given: tuple[int, int, int, int, str], derivation: str
 ) -> None:
