@@ -27,7 +27,7 @@ from convc.pictures.sheet import (
 )
 from convc.pipeline import Step, inference
 from convc.runtime.evaluation import image_input
-from convc.sizes import window_axes
+from convc.sizes import slides, transposed
 
 if TYPE_CHECKING:
     from convc.model import Model
@@ -48,12 +48,17 @@ def filter_pictures(graph: Graph, weights: Arrays) -> list[Picture]:
     as far above it as black is below.
     """
     pillow()
+    producers = graph.producers()
     shown: dict[str, Picture] = {}
     for node in graph.nodes:
-        kernel = node.operands[1].name if _convolves(node) else ""
-        if kernel in weights and kernel not in shown:
-            layer = node.locs[0].layer if node.locs else kernel
-            shown[kernel] = _filters(layer, weights[kernel])
+        if slides(node) and len(node.operands) > 1:
+            name, shape = _kernel(node.operands[1], producers)
+            if name in weights and name not in shown:
+                layer = node.locs[0].layer if node.locs else name
+                kernel = weights[name].reshape(shape or weights[name].shape)
+                if transposed(node):  # it is stored as that of its adjoint
+                    kernel = kernel.swapaxes(-1, -2)
+                shown[name] = _filters(layer, kernel)
     return list(shown.values())
 
 
@@ -108,19 +113,29 @@ def flat(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def _convolves(node: Node) -> bool:
-    return bool(window_axes(node)) and len(node.operands) > 1
+def _kernel(value: Value, producers: Mapping[str, Node]) -> tuple[str, tuple[int, ...]]:
+    """The parameter that a kernel is, reshaped at the most, and the kernel's shape.
+
+    A volume's kernel is turned as well: the shape is then left to the parameter.
+    """
+    shape = value.type.inner
+    while (node := producers.get(value.name)) and node.op in ("reshape", "transpose"):
+        shape = () if node.op == "transpose" else shape
+        value = node.operands[0]
+    return value.name, shape
 
 
 def _seen(graph: Graph) -> Iterator[tuple[str, Value]]:
-    """The layers that convolve or pool, with their last values that are images."""
+    """The layers in which windows slide, with their last values that are images."""
     last: dict[str, Value] = {}
     looks = []
     for node in graph.nodes:
         layer = node.locs[0].layer if node.locs else node.name
-        if node.results[0].type.rank > 2:
+        kind = node.results[0].type
+        # Channels are last but for a transpose at the end, where they were asked first.
+        if kind.batched and kind.rank > 2 and node.op != "transpose":
             last[layer] = node.results[0]
-        if window_axes(node) and layer not in looks:
+        if slides(node) and layer not in looks:
             looks.append(layer)
     for layer in looks:
         yield layer, last[layer]

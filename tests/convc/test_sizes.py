@@ -16,9 +16,9 @@ from convc.layers import (
     max_pool2d,
 )
 from convc.networks import two_conv
-from convc.sizes import Size, along, sizes
+from convc.sizes import Size, along, back_along, sizes
 from convc.summary import SIZES, summary_table
-from convc.tracing import Tensor, trace
+from convc.tracing import Tensor, layer_scope, trace
 
 LECTURES = [
     # notes on convnets: a 5x5 convolution and a pool of 2x2 on MNIST
@@ -58,6 +58,50 @@ def test_every_derivation_is_true(padding: str | tuple[int, int]) -> None:
                 left, right = equation.split(" = ")
                 assert eval(left, {"floor": floor}) == int(right), equation
             assert int(right) == axis.out
+
+
+BACK = [
+    ((28, 5, 2, 1, "same"), "(14 - 1)*2 + 5 - 1 - 2 = 28"),
+    ((5, 3, 2, 1, "valid"), "(2 - 1)*2 + 3 - 2*0 = 5"),
+    ((6, 2, 3, 1, "valid"), "(2 - 1)*3 + 2 - 2*0 + 1 = 6"),
+    ((9, 3, 2, 2, "valid"), "2*(3-1)+1 = 5, (3 - 1)*2 + 5 - 2*0 = 9"),
+]
+
+
+@pytest.mark.parametrize(("given", "derivation"), BACK, ids=str)
+def test_a_transposed_convolution_goes_the_way_back(
+    given: tuple[int, int, int, int, str], derivation: str
+) -> None:
+    size, kernel, stride, dilation, padding = given
+    axis = resolve_axis("conv2d", size, kernel, stride, dilation, padding)
+    assert back_along(axis) == derivation
+
+
+def test_what_a_layer_makes_of_its_input_first_does_not_show() -> None:
+    """Growing images, sequences as images of one row, volumes as planes."""
+
+    def growing(x: Tensor) -> Tensor:
+        with layer_scope("up") as t:
+            rule = {"strides": (2, 2), "padding": "same", "dilations": (1, 1)}
+            kernel = t.variable("kernel", (3, 3, 4, 1), "zeros")
+            return t.emit("conv2d_input_grad", x, kernel, size=(8, 8), **rule)
+
+    def row(x: Tensor) -> Tensor:
+        return conv2d(x, 1, [1, 3], strides=[1, 2], name="row")
+
+    def volume(x: Tensor) -> Tensor:
+        with layer_scope("volume") as t:
+            x = t.emit("reshape", x, shape=("N", 12, 2, 1))
+            x = t.emit("max_pool2d", x, window=(2, 2), strides=(2, 2))
+            return t.emit("reshape", x, shape=("N", 2, 3, 1, 1))
+
+    cases = [
+        (growing, "f32[N,4,4,1]", Size("up", "", "(4 - 1)*2 + 3 - 0 - 1 = 8")),
+        (row, "f32[N,1,9,1]", Size("row", "", "(9 - 3 + 2*0)/2 + 1 = 4")),
+        (volume, "f32[N,3,4,2,1]", Size("volume", "", "3*4*2 -> 2*3*1")),
+    ]
+    for network, kind, size in cases:
+        assert sizes(trace(network, {"x": kind}).nodes) == [size]
 
 
 def test_the_sizes_of_two_conv_lead_from_28_to_3136() -> None:
