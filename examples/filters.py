@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import convc as cc
-from convc.pictures.sheet import labelled
+from convc.pictures.sheet import labelled, pillow
 
 KERNELS = {
     "blur": [[1 / 9] * 3] * 3,
@@ -51,9 +50,8 @@ def filtered(pixels: np.ndarray) -> list[tuple[str, np.ndarray]]:
     program = model.inference().compile(batch=1)
     results = program(image=pixels[None].astype(np.float32))
     shown = [(k, np.clip(np.rint(v[0]), 0, 255)) for k, v in results.items()]
-    return [
-        (k, np.squeeze(v).astype(np.uint8)) for k, v in [("as it is", pixels), *shown]
-    ]
+    tiles = [("as it is", pixels), *shown]
+    return [(label, np.squeeze(tile).astype(np.uint8)) for label, tile in tiles]
 
 
 def main(picture: str = "", output: str = "filters.png") -> None:
@@ -64,7 +62,8 @@ def main(picture: str = "", output: str = "filters.png") -> None:
         except ImportError:
             sys.exit('name a picture, or pip install "convc[digits]", which has one')
         picture = str(Path(samples.__file__).parent / "images" / "china.jpg")
-    colour = Image.open(picture).convert("RGB")
+    image, *_ = pillow()  # or the error that says how to get it
+    colour = image.open(picture).convert("RGB")
     colour = colour.resize((WIDTH, round(WIDTH * colour.height / colour.width)))
     gray = np.asarray(colour.convert("L"))[..., None]
     tiles = filtered(gray) + filtered(np.asarray(colour))
