@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convc.cli.images import prediction_table, read_images
+from convc.cli.images import prediction_table, read_image, read_images
 from convc.data.idx import DataError
 from convc.runtime.evaluation import Prediction
 
@@ -108,6 +108,30 @@ def test_a_file_that_is_absent_or_damaged_is_named(tmp_path: Path, name: str) ->
     path.write_bytes(b"\x93NUMPY not at all")
     with pytest.raises(DataError, match=f"{name}: cannot be read"):
         read_images([path])
+
+
+def test_an_image_of_any_size_is_scaled_to_the_networks(tmp_path: Path) -> None:
+    """In gray for one channel, in colour for three, and not inverted."""
+    path = tmp_path / "x.png"
+    Image.new("RGB", (8, 6), (255, 0, 51)).save(path)
+    name, colour = read_image(path, (3, 4, 3))
+    assert (name, colour.shape, colour.dtype) == (str(path), (1, 3, 4, 3), np.float32)
+    assert colour[0, 0, 0].tolist() == np.array([1, 0, 0.2], np.float32).tolist()
+    _, gray = read_image(path, (3, 4, 1))
+    assert gray.shape == (1, 3, 4, 1)
+    assert set(gray.ravel()) == {np.float32(round(0.299 * 255 + 0.114 * 51) / 255)}
+
+
+def test_an_image_that_no_picture_can_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"1 or 3 channels, .* image is \[3, 4, 5\]"):
+        read_image(tmp_path / "x.png", (3, 4, 5))
+
+
+def test_the_first_of_several_digits_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.stack([np.zeros((28, 28)), np.ones((28, 28))]))
+    name, image = read_image(path, (28, 28, 1))
+    assert (name, image.shape, image.max()) == (f"{path}[0]", (1, 28, 28, 1), 0)
 
 
 def test_a_picture_cut_short_is_refused(tmp_path: Path) -> None:

@@ -31,6 +31,12 @@ def test_summary_takes_other_images() -> None:
     assert "f32[N,7,7,16]" in result.stdout
 
 
+def test_sizes_are_derived_below_the_table_when_asked_for() -> None:
+    plain, more = (convc("summary", "strided", *o).stdout for o in ((), ("--sizes",)))
+    assert more == f"{plain}\n{Model(strided).summary().sizes()}\n"
+    assert "conv1   (28 - 5 + 1 + 2)/2 + 1 = 14\n" in more
+
+
 def test_summary_of_a_users_file(tmp_path: Path) -> None:
     file = tmp_path / "net.py"
     file.write_text(
