@@ -7,6 +7,7 @@ caption says so.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -45,21 +46,16 @@ def filter_pictures(graph: Graph, weights: Arrays) -> list[Picture]:
 
     Filters of one input channel are gray, those of three are colours, and of deeper
     layers there is a tile for each input (rows) and output (columns). 0 is gray, white
-    as far above it as black is below.
+    as far above it as black is below. A picture is named after the layer, or after the
+    kernel where a layer has several.
     """
     pillow()
-    producers = graph.producers()
-    shown: dict[str, Picture] = {}
-    for node in graph.nodes:
-        if slides(node) and len(node.operands) > 1:
-            name, shape = _kernel(node.operands[1], producers)
-            if name in weights and name not in shown:
-                layer = node.locs[0].layer if node.locs else name
-                kernel = weights[name].reshape(shape or weights[name].shape)
-                if transposed(node):  # it is stored as that of its adjoint
-                    kernel = kernel.swapaxes(-1, -2)
-                shown[name] = _filters(layer, kernel)
-    return list(shown.values())
+    kernels = _kernels(graph, weights)
+    layers = Counter(layer for layer, _ in kernels.values())
+    return [
+        _filters(layer if layers[layer] == 1 else name, kernel)
+        for name, (layer, kernel) in kernels.items()
+    ]
 
 
 def feature_maps(
@@ -113,7 +109,26 @@ def flat(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def _kernel(value: Value, producers: Mapping[str, Node]) -> tuple[str, tuple[int, ...]]:
+def _kernels(graph: Graph, weights: Arrays) -> dict[str, tuple[str, NDArray[Any]]]:
+    """Each parameter that is a kernel with the layer that reads it first.
+
+    The kernel's last axes are inputs and outputs.
+    """
+    producers = graph.producers()
+    found: dict[str, tuple[str, NDArray[Any]]] = {}
+    for node in graph.nodes:
+        if not slides(node) or len(node.operands) < 2:
+            continue
+        name, shape = _origin(node.operands[1], producers)
+        if name in weights:
+            kernel = weights[name].reshape(shape or weights[name].shape)
+            if transposed(node):  # it is stored as that of its adjoint
+                kernel = kernel.swapaxes(-1, -2)
+            found.setdefault(name, (node.locs[0].layer if node.locs else name, kernel))
+    return found
+
+
+def _origin(value: Value, producers: Mapping[str, Node]) -> tuple[str, tuple[int, ...]]:
     """The parameter that a kernel is, reshaped at the most, and the kernel's shape.
 
     A volume's kernel is turned as well: the shape is then left to the parameter.

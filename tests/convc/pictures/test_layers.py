@@ -149,6 +149,15 @@ def test_channels_that_were_asked_to_be_first_are_shown_as_channels() -> None:
     assert maps["pool"].shape == (1, 4, 3, 5)
 
 
+def test_two_kernels_of_one_layer_have_a_picture_each() -> None:
+    def apart(image: Tensor) -> Tensor:
+        with layer_scope("low") as t:
+            x = t.emit("conv2d", image, t.variable("wide", (3, 3, 1, 2), "ones"))
+            return t.emit("conv2d", x, t.variable("deep", (1, 1, 2, 4), "ones"))
+
+    assert [*drawn(apart, IMAGE)] == ["filters/low/wide.png", "filters/low/deep.png"]
+
+
 def test_a_kernel_that_is_computed_is_not_drawn() -> None:
     def halved(image: Tensor) -> Tensor:
         return convolve(image, get_variable("w", [3, 3, 1, 1]) / 2)
