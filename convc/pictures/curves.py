@@ -72,7 +72,8 @@ def curve_picture(points: Sequence[Point], run: str) -> Picture:
         Panel(pen, font, column * _PANEL, heading, own).draw()
     epochs = max(epoch for curve in curves.values() for epoch, _ in curve)
     page = page.resize((2 * _PANEL, _HEIGHT), image.Resampling.LANCZOS)
-    return Picture("curves.png", f"{run}: loss and accuracy of {epochs} epochs", page)
+    many = f"{epochs} epochs" if epochs > 1 else "1 epoch"
+    return Picture("curves.png", f"{run}: loss and accuracy of {many}", page)
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:

@@ -131,7 +131,7 @@ def test_a_run_is_drawn_without_weights() -> None:
     done = convc("visualize", "net.py:gray", "--run", "run", "-o", "out")
     assert done.exit_code == 0, done.output
     assert [p.name for p in Path("out").iterdir()] == ["curves.png"]
-    assert "run: loss and accuracy of 1 epochs" in done.stdout
+    assert "run: loss and accuracy of 1 epoch" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -96,4 +96,4 @@ def test_the_points_lie_where_their_values_are() -> None:
 
 def test_one_epoch_is_a_point() -> None:
     picture = curve_picture([p for p in RUN if p.step <= 1], "a")
-    assert picture.caption.endswith("of 1 epochs")
+    assert picture.caption.endswith("of 1 epoch")
