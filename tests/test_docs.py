@@ -83,7 +83,8 @@ def test_commands_print_what_is_shown(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("CONVC_DATA", raising=False)  # the pages are written without
+    for variable in ("CONVC_DATA", "CONVC_CIFAR10"):  # the pages are written without
+        monkeypatch.delenv(variable, raising=False)
     shell = Shell(monkeypatch)
     for kind, block in blocks_of(page):
         named = re.match(r"# (\S+\.py)\n", block)

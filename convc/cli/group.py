@@ -194,7 +194,8 @@ data_option = click.option(
     "--data",
     metavar="DIR",
     type=click.Path(),
-    help="The folder of the MNIST files. [default: CONVC_DATA, cache, download]",
+    help="The folder of the data set. [default: CONVC_DATA, and for CIFAR-10 "
+    "CONVC_CIFAR10; cache; download]",
 )
 
 

@@ -1,1 +1,1 @@
-"""Data: the IDX reader, MNIST and where it is looked for, digits, batches."""
+"""Data: MNIST, CIFAR-10, digits, where they are looked for, readers, batches."""

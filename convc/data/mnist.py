@@ -1,28 +1,17 @@
-"""MNIST: where it is looked for, and the proof that it is MNIST.
+"""MNIST: where it is found, and the proof that it is MNIST.
 
-The search, in this order; the first that answers wins:
-
-1. the folder that was asked for (``data_dir``, the command line's --data);
-2. the folder in ``CONVC_DATA``;
-3. the user cache: ``CONVC_CACHE_DIR``, else the system's (``XDG_CACHE_HOME``);
-4. a download into that cache, unless ``CONVC_OFFLINE=1``;
-5. the stand-in digits of scikit-learn, with a notice that they are not MNIST.
-
-A folder that was asked for (1, 2) must serve: if it lacks a file or holds a damaged
-one, that is an error and nothing further is tried. Files may be gzipped or plain; the
-hashes are of the decompressed content, since the gzip wrapper varies between mirrors.
+The search is that of ``fetch.py``, with the variable ``CONVC_DATA``; at its end the
+digits of scikit-learn stand in, with a notice that they are not MNIST. Files may be
+gzipped or plain; the hashes are of the decompressed content, since the gzip wrapper
+varies between mirrors.
 """
 
 from __future__ import annotations
 
 import os
-import queue
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +19,8 @@ from numpy.typing import NDArray
 from convc.data.batches import Dataset, Labels, Splits, unit_images
 from convc.data.cache import user_cache
 from convc.data.digits import load_digits
+from convc.data.fetch import Notify, answering, fetch, search, tell
 from convc.data.idx import DataError, read_idx
-from convc.files import part_of
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
 
 TRAIN_IMAGES = "train-images-idx3-ubyte"
 TRAIN_LABELS = "train-labels-idx1-ubyte"
@@ -58,15 +44,12 @@ MIRRORS = (
 
 # Plain, the largest file is 47 MB (a server may unzip what it sends).
 _MAX_DOWNLOAD = 64 << 20
-_ANSWER_SECONDS = 4
-# A transfer that brings nothing for so long is given up.
-_STALL_SECONDS = 10
 
 
 def load_mnist(
     data_dir: str | os.PathLike[str] | None = None,
     *,
-    notify: Callable[[str], None] | None = None,
+    notify: Notify | None = None,
 ) -> Splits:
     """MNIST from the first place that has it, or the stand-in digits with a notice.
 
@@ -75,27 +58,16 @@ def load_mnist(
 
     Raises DataError if a folder that was asked for cannot serve, or if nothing can.
     """
-    notify = _tell if notify is None else notify
-    if data_dir is not None:
-        return read_folder(data_dir)
-    if os.environ.get("CONVC_DATA"):
-        return read_folder(os.environ["CONVC_DATA"])
+    said = tell if notify is None else notify
     cache = cache_folder()
-    absent = ""
-    if cache.exists():
-        try:
-            return read_folder(cache)
-        except DataError as error:
-            absent = f"the cache does not serve ({error}); "
-    if os.environ.get("CONVC_OFFLINE", "0") not in {"", "0"}:
-        absent += "CONVC_OFFLINE forbids the download"
-    else:
-        try:
-            _fill(cache, notify)
-            return read_folder(cache)
-        except DataError as error:
-            absent += f"the download failed ({error})"
-    return _stand_in(absent, notify)
+    return search(
+        data_dir,
+        "CONVC_DATA",
+        cache,
+        read_folder,
+        lambda: _fill(cache, said),
+        lambda absent: _stand_in(absent, said),
+    )
 
 
 def read_folder(
@@ -176,14 +148,14 @@ def _read_bytes(
     return path, cast("NDArray[np.uint8]", array)
 
 
-def _fill(cache: Path, notify: Callable[[str], None]) -> None:
+def _fill(cache: Path, notify: Notify) -> None:
     """Download what the cache lacks or holds damaged; every file is proved first."""
     lacking = [name for name in SHA256 if not _cached(cache, name)]
     if not lacking:
         return  # another process has filled it meanwhile
     notify(f"downloading MNIST into {cache}")
     failures: list[str] = []
-    for mirror in _answering(lacking[0], failures):
+    for mirror in answering(MIRRORS, f"{lacking[0]}.gz", failures):
         try:
             while lacking:
                 _fetch(mirror, lacking[0], cache)
@@ -204,118 +176,20 @@ def _cached(cache: Path, name: str) -> bool:
     return True
 
 
-def _answering(name: str, failures: list[str]) -> Iterator[str]:
-    """The mirrors that have the file, as they answer; ``failures`` takes the others.
-
-    All are asked at once, on threads that are left behind if they hang: a name look-up
-    without a network can take half a minute and knows no timeout of its own.
-    """
-    answers: queue.Queue[tuple[str, str]] = queue.Queue()
-
-    def ask(mirror: str) -> None:
-        fault = "failed"
-        try:
-            fault = "" if _has_file(f"{mirror}{name}.gz") else "has no such file"
-        except (OSError, ValueError) as error:  # requests' own errors are OSErrors
-            fault = type(error).__name__
-        finally:
-            answers.put((mirror, fault))
-
-    for mirror in MIRRORS:
-        threading.Thread(target=ask, args=(mirror,), daemon=True).start()
-    silent = dict.fromkeys(MIRRORS, f"no answer within {_ANSWER_SECONDS} s")
-    deadline = time.monotonic() + _ANSWER_SECONDS
-    while silent:
-        try:
-            mirror, fault = answers.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            break
-        del silent[mirror]
-        if fault:
-            failures.append(f"{mirror}: {fault}")
-        else:
-            yield mirror
-    failures.extend(f"{mirror}: {fault}" for mirror, fault in silent.items())
-
-
-def _has_file(url: str) -> bool:
-    """Whether the mirror says it has the file; OSError if it cannot be asked."""
-    import pooch
-
-    ask = pooch.HTTPDownloader(timeout=_ANSWER_SECONDS)
-    return bool(ask(url, None, None, check_only=True))
-
-
 def _fetch(mirror: str, name: str, cache: Path) -> None:
     """Bring one file into the cache, whole and proved, or leave the cache as it is."""
-    cache.mkdir(parents=True, exist_ok=True)
-    url = f"{mirror}{name}.gz"
-    with part_of(cache / name) as part:
-        with part.open("xb") as file:
-            _transfer(url, file, name)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            read_idx(part, SHA256[name])
-        except DataError as error:
-            raise DataError(f"{url}: what came is not the file: {error}") from error
-        part.replace(cache / f"{name}.gz")
+    place = cache / f"{name}.gz"
+    fetch(
+        f"{mirror}{name}.gz",
+        place,
+        _MAX_DOWNLOAD,
+        lambda part: read_idx(part, SHA256[name]),
+    )
     # A damaged plain file would be found before the good gzipped one.
     (cache / name).unlink(missing_ok=True)
 
 
-def _transfer(url: str, file: BinaryIO, name: str) -> None:
-    """Copy what the URL serves into the file, with a bar if stderr is a terminal."""
-    import pooch
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
-        bar = _Bar(shown, shown.add_task(name, total=None), url)
-        fetch = pooch.HTTPDownloader(
-            progressbar=bar, chunk_size=1 << 16, timeout=_STALL_SECONDS
-        )
-        fetch(url, file, None)
-
-
-class _Bar:
-    """The progress bar pooch expects, drawn by rich; it also bounds the transfer."""
-
-    def __init__(self, shown: Progress, task: TaskID, url: str) -> None:
-        self._shown, self._task, self._url = shown, task, url
-        self._bytes = 0
-
-    @property
-    def total(self) -> float | None:
-        """The bytes the server announces; pooch sets it, 0 when there is no telling."""
-        return self._shown.tasks[0].total
-
-    @total.setter
-    def total(self, size: int) -> None:
-        self._shown.update(self._task, total=size or None)
-
-    def update(self, count: int) -> None:
-        """Count bytes that came; DataError if they are more than any file has."""
-        self._bytes += count
-        if self._bytes > _MAX_DOWNLOAD:
-            raise DataError(
-                f"{self._url}: sends more than {_MAX_DOWNLOAD} bytes, "
-                "and the largest file has fewer"
-            )
-        self._shown.update(self._task, advance=count)
-
-    def reset(self) -> None:
-        """Start counting anew, as pooch does before it fills the bar."""
-        self._bytes = 0
-        self._shown.reset(self._task)
-
-    def close(self) -> None:
-        """Leave the bar as it is; the transfer is over."""
-
-
-def _stand_in(absent: str, notify: Callable[[str], None]) -> Splits:
+def _stand_in(absent: str, notify: Notify) -> Splits:
     """The digits of scikit-learn, and why they are here."""
     try:
         splits = load_digits()
@@ -326,8 +200,3 @@ def _stand_in(absent: str, notify: Callable[[str], None]) -> Splits:
         ) from error
     notify(f"{splits.notice}. MNIST cannot be had: {absent}")
     return splits
-
-
-def _tell(text: str) -> None:
-    """A line on stderr, so that output which is piped on stays clean."""
-    sys.stderr.write(f"convc: {text}\n")

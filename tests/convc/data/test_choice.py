@@ -1,37 +1,44 @@
-"""A network is trained on images of its shape."""
+"""A network is trained on the data set whose images have as many numbers."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from convc.data import choice
 from convc.data.batches import Dataset, Splits
-from convc.data.choice import load_for
 from convc.data.idx import DataError
 
 
-@pytest.fixture
-def mnist(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Three images in place of MNIST; the list takes what folders were asked for."""
-    images = np.arange(3 * 784, dtype=np.float32).reshape(3, 28, 28, 1)
-    made = Dataset(images, np.zeros(3, np.int32), "made")
-    asked: list[object] = []
+@pytest.mark.parametrize(
+    ("loader", "held", "asked"),
+    [
+        ("mnist.load_mnist", (28, 28, 1), [784]),
+        ("mnist.load_mnist", (28, 28, 1), [28, 28, 1]),
+        ("cifar10.load_cifar10", (32, 32, 3), [32, 32, 3]),
+    ],
+)
+def test_the_images_come_in_the_shape_that_is_asked_for(
+    loader: str,
+    held: tuple[int, ...],
+    asked: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = Dataset(np.ones((2, *held), np.float32), np.zeros(2, np.int32), "ones")
 
-    def load(folder: object) -> Splits:
-        asked.append(folder)
-        return Splits(made, made.first(2))
+    def load(folder: Path) -> Splits:
+        assert folder == Path("given")
+        return Splits(data, data)
 
-    monkeypatch.setattr("convc.data.mnist.load_mnist", load)
-    return asked
-
-
-def test_784_numbers_are_an_image_of_mnist_in_any_shape(mnist: list[object]) -> None:
-    splits = load_for([784], "folder")
-    assert mnist == ["folder"]
-    assert splits.train.images.shape == (3, 784)
-    assert splits.test.images.shape == (2, 784)
-    assert splits.train.images[1, 0] == 784
-    assert load_for((28, 28, 1)).train.images.shape == (3, 28, 28, 1)
+    monkeypatch.setattr(f"convc.data.{loader}", load)
+    splits = choice.load_for(asked, Path("given"))
+    assert splits.train.images.shape == splits.test.images.shape == (2, *asked)
 
 
-def test_other_images_are_of_no_data_set() -> None:
-    with pytest.raises(DataError, match=r"no data set has images of 12 numbers \[4, 3"):
-        load_for([4, 3])
+def test_images_of_another_size_are_refused_with_both_sides() -> None:
+    rule = (
+        r"images of 12 numbers \[2, 2, 3\]; those of MNIST have 784 \[28, 28, 1\], "
+        r"those of CIFAR-10 3072 \[32, 32, 3\]"
+    )
+    with pytest.raises(DataError, match=rule):
+        choice.load_for([2, 2, 3])

@@ -6,21 +6,19 @@ import gzip
 import hashlib
 import os
 import struct
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 import pooch
 import pytest
+from mirrors import HOSTS, Served, serve
 
 from convc.data import mnist
 from convc.data.idx import DataError
 from convc.data.mnist import load_mnist, read_folder
 
-Served = dict[str, bytes]
-HOSTS = ("https://one.invalid/", "https://two.invalid/")
+__all__ = ["serve"]
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -51,47 +49,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CONVC_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(mnist, "MIRRORS", HOSTS)
     return tmp_path / "cache" / "mnist"
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[[Served], list[str]]:
-    """Replace the network by a table of URLs; the fetched ones are listed."""
-
-    def install(served: Served) -> list[str]:
-        fetched: list[str] = []
-
-        class Downloader:
-            def __init__(self, progressbar: Any = None, **_: object) -> None:
-                self.bar = progressbar
-
-            def __call__(
-                self,
-                url: str,
-                file: BinaryIO | None,
-                pooch: None,
-                check_only: bool = False,
-            ) -> bool | None:
-                if check_only:
-                    if not any(known.startswith(url[:15]) for known in served):
-                        raise ConnectionError("no route to host")
-                    return url in served
-                assert file is not None
-                fetched.append(url)
-                if url not in served:
-                    raise ConnectionError("went away")
-                self.bar.total = len(served[url])
-                for at in range(0, len(served[url]), 1 << 16):
-                    file.write(served[url][at : at + (1 << 16)])
-                    self.bar.update(1 << 16)
-                self.bar.reset()
-                self.bar.update(self.bar.total)
-                self.bar.close()
-                return None
-
-        monkeypatch.setattr(pooch, "HTTPDownloader", Downloader)
-        return fetched
-
-    return install
 
 
 def put(folder: Path, files: Served, zipped: bool = False) -> Path:
@@ -280,21 +237,6 @@ def test_without_a_network_the_digits_stand_in_and_say_so(
     for host in HOSTS:
         assert f"{host}: ConnectionError" in said[-1]
     assert not cache.exists()
-
-
-def test_a_mirror_that_hangs_is_left_behind(
-    files: Served, monkeypatch: pytest.MonkeyPatch, cache: Path
-) -> None:
-    """The question has a deadline of its own, whatever the resolver does."""
-    release = threading.Event()
-    monkeypatch.setattr(mnist, "_ANSWER_SECONDS", 0)
-    monkeypatch.setattr(mnist, "_has_file", lambda url: release.wait())
-    failures: list[str] = []
-    try:
-        assert list(mnist._answering(mnist.TRAIN_IMAGES, failures)) == []
-    finally:
-        release.set()
-    assert failures == [f"{host}: no answer within 0 s" for host in HOSTS]
 
 
 def test_offline_asks_no_mirror(
