@@ -9,6 +9,7 @@ from convc.cli.doctor import doctor
 from convc.cli.explain import explain, plan
 from convc.cli.group import CommandGroup
 from convc.cli.look import compile_command, summary
+from convc.cli.race import race
 from convc.cli.report import report
 from convc.cli.resources import resources
 from convc.cli.run import run
@@ -32,6 +33,7 @@ for command in (
     train,
     evaluate,
     predict,
+    race,
     visualize,
     summary,
     show,

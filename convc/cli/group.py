@@ -14,7 +14,9 @@ from convc import __version__
 from convc.ir.errors import ConvcError, ModelError
 
 if TYPE_CHECKING:
+    from convc.data.batches import Splits
     from convc.model import Model, Network
+    from convc.optimizers import Optimizer
     from convc.pipeline import Step
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -197,6 +199,52 @@ data_option = click.option(
     help="The folder of the data set. [default: CONVC_DATA, and for CIFAR-10 "
     "CONVC_CIFAR10; cache; download]",
 )
+
+
+rule_options = options(
+    click.option(
+        "--optimizer",
+        type=click.Choice(["sgd", "momentum", "adam", "adamw"]),
+        default="adam",
+        show_default=True,
+    ),
+    click.option(
+        "--learning-rate",
+        type=click.FloatRange(min=0),
+        help="[default: the optimizer's own; 0.001 for adam]",
+    ),
+)
+"""--optimizer and --learning-rate, for ``chosen_rule``."""
+
+limit_options = options(
+    click.option(
+        "--limit",
+        type=COUNT,
+        metavar="N",
+        help="Train on the first N images alone, for a quick look.",
+    ),
+    click.option(
+        "--test-limit", type=COUNT, metavar="N", help="Test on the first N alone."
+    ),
+)
+"""--limit and --test-limit, for ``limited``."""
+
+
+def chosen_rule(optimizer: str, learning_rate: float | None) -> Optimizer:
+    """The optimizer of that name, with the learning rate if one was given."""
+    from convc.optimizers import OPTIMIZERS
+
+    rule: Callable[..., Optimizer] = OPTIMIZERS[optimizer]
+    return rule() if learning_rate is None else rule(learning_rate=learning_rate)
+
+
+def limited(splits: Splits, limit: int | None, test_limit: int | None) -> Splits:
+    """The first images of both halves, all where no limit was given."""
+    from convc.data.batches import Splits
+
+    train = splits.train if limit is None else splits.train.first(limit)
+    test = splits.test if test_limit is None else splits.test.first(test_limit)
+    return Splits(train, test)
 
 
 def load_model(spec: str, input_type: str | None = None) -> Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +9,17 @@ import click
 
 from convc.cli.group import (
     COUNT,
+    chosen_rule,
     compile_options,
     data_option,
     device_option,
+    limit_options,
+    limited,
     load_model,
     model_argument,
     options,
     print_table,
+    rule_options,
 )
 
 if TYPE_CHECKING:
@@ -33,17 +36,7 @@ weights_option = click.option(
 
 _train_options = options(
     click.option("--epochs", type=COUNT, default=5, show_default=True),
-    click.option(
-        "--optimizer",
-        type=click.Choice(["sgd", "momentum", "adam", "adamw"]),
-        default="adam",
-        show_default=True,
-    ),
-    click.option(
-        "--learning-rate",
-        type=click.FloatRange(min=0),
-        help="[default: the optimizer's own; 0.001 for adam]",
-    ),
+    rule_options,
     click.option(
         "--seed",
         type=click.IntRange(0, 2**63 - 1),
@@ -51,15 +44,7 @@ _train_options = options(
         show_default=True,
         help="What every random number derives from.",
     ),
-    click.option(
-        "--limit",
-        type=COUNT,
-        metavar="N",
-        help="Train on the first N images alone, for a quick look.",
-    ),
-    click.option(
-        "--test-limit", type=COUNT, metavar="N", help="Test on the first N alone."
-    ),
+    limit_options,
     click.option(
         "--run",
         "directory",
@@ -119,23 +104,19 @@ def train(
         raise click.UsageError(f"--weights-out: there is no {weights_out.parent}")
     from convc.data.choice import load_for
     from convc.engines import targeted
-    from convc.optimizers import OPTIMIZERS, Optimizer
     from convc.runtime.checkpoint import save_weights
     from convc.runtime.trainer import fit
 
     settings["backend"] = targeted(settings["backend"], settings["device"])
     loaded = load_model(model)
-    rule: Callable[..., Optimizer] = OPTIMIZERS[optimizer]
-    chosen = rule() if learning_rate is None else rule(learning_rate=learning_rate)
     splits = load_for(loaded.image.inner, data)
-    images = splits.train if limit is None else splits.train.first(limit)
-    tested = splits.test if test_limit is None else splits.test.first(test_limit)
+    used = limited(splits, limit, test_limit)
     try:
         history = fit(
             loaded,
-            images,
-            tested,
-            optimizer=chosen,
+            used.train,
+            used.test,
+            optimizer=chosen_rule(optimizer, learning_rate),
             directory=directory,
             resume=resume,
             checkpoint_every=checkpoint_every,

@@ -15,11 +15,16 @@ from convc.runtime.evaluation import image_input
 
 
 def feed_of(
-    program: Program, data: Dataset, graphed: int, say: Callable[[str], None]
+    program: Program,
+    data: Dataset,
+    graphed: int,
+    say: Callable[[str], None],
+    host: Callable[[Program, Dataset], Resident] | None = None,
 ) -> Resident:
     """Steps of ``program`` on a data set, kept on the device where that is of use.
 
-    If the device has no room for it, ``say`` is told so, and the host feeds.
+    If the device has no room for it, ``say`` is told so, and the host feeds: with
+    what ``host`` makes, or a ``HostFeed``.
     """
     images, labels = (image_input(program.graph), data.images), ("labels", data.labels)
     try:
@@ -27,7 +32,7 @@ def feed_of(
     except NoRoom as reason:
         say(f"notice: {reason}; they are copied there batch by batch, which is slower")
         resident = None
-    return resident or HostFeed(program, data)
+    return resident or (host or HostFeed)(program, data)
 
 
 class HostFeed:
@@ -50,6 +55,11 @@ class HostFeed:
         return [self._step() for _ in range(number)]
 
     def _step(self) -> tuple[float, int]:
+        outputs = self.run(self.gather())
+        return float(outputs["loss"]), int(outputs["correct"])
+
+    def gather(self) -> int:
+        """Put the next batch into the program's inputs; how many images it has."""
         program, size = self._program, self._program.batch
         rows = self._order[self._at * size : (self._at + 1) * size]
         self._at += 1
@@ -58,7 +68,10 @@ class HostFeed:
         np.take(self._data.images, rows, 0, out=images, mode="clip")
         labels = program.input("labels", len(rows))
         np.take(self._data.labels, rows, 0, out=labels, mode="clip")
+        return len(rows)
+
+    def run(self, n: int) -> dict[str, Array]:
+        """One step on the ``n`` images in the inputs."""
         # What overflows is reported by the loop, in place of NumPy's warning.
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            outputs = program.run(len(rows))
-        return float(outputs["loss"]), int(outputs["correct"])
+            return self._program.run(n)

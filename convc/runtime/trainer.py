@@ -101,14 +101,14 @@ def fit(
     backend = targeted(backend, device)
     optimizer = optimizer or Adam(1e-3)
     for dataset in filter(None, (train, validation)):
-        _refuse_dataset(model, dataset)
+        refuse_dataset(model, dataset)
     log = _Log(Path(directory) if directory else None, resume)
 
     def build(step: Step) -> Program:
         return step.compile(backend, batch, threads, check, device)
 
     program = build(model.training_step(loss=loss, optimizer=optimizer))
-    _refuse_runtime_rate(program)
+    refuse_runtime_rate(program)
     program.initialize(seed)
     evaluator = build(model.evaluation_step(loss=loss)) if validation else None
     name = getattr(loss, "__name__", type(loss).__name__)
@@ -355,7 +355,7 @@ def _refuse(
             raise RunError(f"fit: {name} needs the directory of the run")
 
 
-def _refuse_dataset(model: Model, dataset: Dataset) -> None:
+def refuse_dataset(model: Model, dataset: Dataset) -> None:
     """RunError if the images or the labels do not fit the model."""
     check_dataset(model.graph, dataset)
     classes = model.graph.outputs[0][1].type.shape[-1]
@@ -367,7 +367,7 @@ def _refuse_dataset(model: Model, dataset: Dataset) -> None:
         )
 
 
-def _refuse_runtime_rate(program: Program) -> None:
+def refuse_runtime_rate(program: Program) -> None:
     """RunError if the program wants a learning rate, which the loop has not got."""
     if any(value.name == RATE_INPUT for value in program.graph.inputs):
         raise RunError(
