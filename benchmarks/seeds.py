@@ -1,0 +1,288 @@
+"""Trains the networks of the notes with several seeds, and sets ours beside theirs.
+
+    python benchmarks/seeds.py cs20si cs20 --epochs 5 --seeds 0 1 2 --threads 2
+    python benchmarks/seeds.py --table                   # what was kept, as Markdown
+    python benchmarks/seeds.py --table --into README.md  # between its markers
+
+Each network has a file in ``benchmarks/results/seeds``, which is written anew whenever
+a seed is done; what it holds is not trained again. An interrupted command is repeated,
+and goes on from the last checkpoint; so does one that asks for more epochs than before.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from conditions import conditions, write
+
+from convc.backends import backend_named
+from convc.data.batches import Splits
+from convc.data.cache import user_cache
+from convc.data.choice import load_for
+from convc.files import write_atomically
+from convc.ir.printer import print_graph
+from convc.model import Model
+from convc.networks import load_network
+from convc.optimizers import OPTIMIZERS, Optimizer
+from convc.pipeline import default_threads
+from convc.runtime.history import History
+from convc.runtime.trainer import CHECKPOINTS, fit
+
+RESULTS = Path(__file__).parent / "results" / "seeds"
+MARKERS = "<!-- seeds -->\n", "<!-- /seeds -->\n"
+"""What the table stands between in a Markdown file."""
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Note:
+    """A note and its figures: accuracy by epoch or at the end, seconds an epoch."""
+
+    title: str
+    accuracy: dict[int, float] = field(default_factory=dict)
+    at_the_end: float | None = None
+    seconds: float | None = None
+    batch: int = 128
+
+
+CS20SI = Note(
+    "CS 20SI, note 7 (2017)",
+    {1: 0.9111, 2: 0.9401, 3: 0.9494, 5: 0.9549, 10: 0.9692, 25: 0.9736}
+    | {40: 0.9793, 50: 0.9804},
+)
+CS20 = Note(
+    "CS 20, note 7 (2018)",
+    {1: 0.9131, 2: 0.9363, 3: 0.9478, 5: 0.9573, 10: 0.971, 25: 0.9818},
+    seconds=250,
+)
+LTFN5 = Note("Learn TensorFlow Now, part 5", at_the_end=0.8188, batch=100)
+CSCI1470 = Note("CSCI 1470, convolution")
+OTHER = Note("")
+
+NOTES = {
+    "cs20si": CS20SI,
+    "cs20": CS20,
+    "cs20_layers": CS20,
+    "ltfn5": LTFN5,
+    "ltfn5_sane": LTFN5,
+    "ltfn5_average": LTFN5,
+    "ltfn5_strided": LTFN5,
+    "csci1470": CSCI1470,
+    "csci1470_cifar": CSCI1470,
+}
+"""The networks that follow a note; in the order of the table."""
+
+HEADINGS = (
+    *("network", "note", "its accuracy in % by epoch", "ours"),
+    *("s per epoch: ours / its", "parameters", "arena peak", "kernels per step"),
+)
+EPOCHS = (1, 2, 3, 5, 10, 25, 40, 50)
+"""The epochs that the table shows, beside the last."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train what is not there yet, or print the table."""
+    options = _parser().parse_args(arguments)
+    if options.table:
+        text = table(options.out)
+        if options.into is None:
+            print(text, end="")
+        else:
+            insert(options.into, text)
+        return
+    try:
+        for name in options.names:
+            train(name, options)
+    except KeyboardInterrupt as interrupt:
+        raise SystemExit(f"{interrupt} (the same command again)") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a built-in network")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--batch", type=int, help="default: the note's, or 128")
+    parser.add_argument("--optimizer", choices=sorted(OPTIMIZERS), default="adam")
+    parser.add_argument("--learning-rate", type=float, help="default: its own")
+    parser.add_argument("--threads", type=int, help="default: every core")
+    parser.add_argument("--limit", type=int, help="train on the first images alone")
+    parser.add_argument("--test-limit", type=int, help="test on the first alone")
+    parser.add_argument("--data", help="the folder of the data set")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the results")
+    parser.add_argument("--runs", type=Path, help="checkpoints; default: the cache")
+    parser.add_argument("--table", action="store_true", help="print the table")
+    parser.add_argument("--into", type=Path, help="put it into this Markdown file")
+    return parser
+
+
+def train(name: str, options: argparse.Namespace) -> None:
+    """Bring a network's file up to what is asked for, seed by seed."""
+    network, _ = load_network(name)
+    model = Model(network, name=name)
+    splits = load_for(model.image.inner, options.data)
+    if options.limit:
+        splits = Splits(splits.train.first(options.limit), splits.test)
+    if options.test_limit:
+        splits = Splits(splits.train, splits.test.first(options.test_limit))
+    optimizer = _optimizer(options)
+    settings = {
+        "network": name,
+        "definition": _digest(re.sub(r" +@ .*", "", print_graph(model.graph))),
+        "data": splits.train.name,
+        "images": len(splits.train),
+        "test_images": len(splits.test),
+        "batch": options.batch or NOTES.get(name, OTHER).batch,
+        "optimizer": repr(optimizer),
+        "learning_rate": optimizer.learning_rate,
+        "precision": model.precision,
+        "threads": options.threads or default_threads(backend_named("numpy")),
+    }
+    path = options.out / f"{name}.json"
+    result = _kept(path, settings)
+    runs = options.runs or user_cache() / "seeds"
+    run = runs / f"{name}-{_digest(json.dumps(settings))[:12]}"
+    for seed in options.seeds:
+        done = result["seeds"].get(str(seed), {"epochs": []})["epochs"]
+        if len(done) >= options.epochs:
+            print(f"{name}, seed {seed}: {len(done)} epochs are there")
+            continue
+        print(f"{name}, seed {seed}:", flush=True)
+        directory = run / f"seed-{seed}"
+        history = fit(
+            model,
+            splits.train,
+            splits.test,
+            options.epochs,
+            batch=settings["batch"],
+            optimizer=optimizer,
+            seed=seed,
+            threads=settings["threads"],
+            directory=directory,
+            resume=any((directory / CHECKPOINTS).glob("step-*.json")),
+        )
+        result = _kept(path, settings) | _facts(history)  # others may have written
+        result["seeds"][str(seed)] = _seed(history)
+        write(path, result)
+
+
+def _optimizer(options: argparse.Namespace) -> Optimizer:
+    rule: Any = OPTIMIZERS[options.optimizer]
+    rate = options.learning_rate
+    chosen: Optimizer = rule() if rate is None else rule(learning_rate=rate)
+    return chosen
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _kept(path: Path, settings: Record) -> Record:
+    """What the file holds, if that was trained in the same way; else it ends here."""
+    if not path.exists():
+        return {**settings, "seeds": {}}
+    result: Record = json.loads(path.read_text("utf-8"))
+    differing = [
+        f"{key} was {result.get(key)!r} and is now {value!r}"
+        for key, value in settings.items()
+        if result.get(key) != value
+    ]
+    if differing:
+        raise SystemExit(
+            f"{path}: holds seeds that were trained otherwise: {'; '.join(differing)}. "
+            "Name another folder with --out, or remove the file"
+        )
+    return result
+
+
+def _facts(history: History) -> Record:
+    """What is so with any seed."""
+    program = history.program
+    return {
+        "parameters": sum(
+            p.value.type.elements(1) for p in program.graph.parameters if p.trainable
+        ),
+        "arena_bytes": program.memory.arena_bytes,
+        "kernels_per_step": len(program.kernels),
+    }
+
+
+def _seed(history: History) -> Record:
+    """A run: its epochs, and what it was measured with."""
+    return {
+        "epochs": [epoch.as_json() for epoch in history.epochs],
+        "weights_sha256": history.digest,
+        "date": datetime.now(UTC).date().isoformat(),
+        **conditions("convc", "numpy"),
+    }
+
+
+def table(folder: Path = RESULTS) -> str:
+    """The results of a folder as a Markdown table; ± is to the farthest seed."""
+    found = {path.stem: path for path in sorted(folder.glob("*.json"))}
+    names = [name for name in dict.fromkeys((*NOTES, *found)) if name in found]
+    rows = [
+        HEADINGS,
+        ("---",) * 4 + ("--:",) * 4,
+        *(_row(json.loads(found[name].read_text("utf-8"))) for name in names),
+    ]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _row(result: Record) -> tuple[str, ...]:
+    note = NOTES.get(result["network"], OTHER)
+    theirs = [f"{n}: {100 * share:.2f}" for n, share in note.accuracy.items()]
+    if note.at_the_end is not None:
+        theirs.append(f"at the end: {100 * note.at_the_end:.2f}")
+    seeds = [record["epochs"] for record in result["seeds"].values()]
+    seconds = median(epoch["seconds"] for epochs in seeds for epoch in epochs)
+    return (
+        f"`{result['network']}`",
+        note.title or "–",
+        "<br>".join(theirs) or "–",
+        "<br>".join(_ours(seeds)),
+        f"{seconds:.3g} / {f'{note.seconds:g}' if note.seconds else '–'}",
+        f"{result['parameters']:,}",
+        f"{result['arena_bytes'] / 2**20:.1f} MiB",
+        str(result["kernels_per_step"]),
+    )
+
+
+def _ours(seeds: list[list[Record]]) -> list[str]:
+    """Mean and spread of the test accuracy, at the epochs that all seeds have."""
+    last = min(map(len, seeds))
+    lines = []
+    for number in sorted({*EPOCHS, last}):
+        if number <= last:
+            shares = [100 * epochs[number - 1]["test_accuracy"] for epochs in seeds]
+            middle = mean(shares)
+            far = max(abs(share - middle) for share in shares)
+            spread = f" ± {far:.2f}" if len(shares) > 1 else ""
+            lines.append(f"{number}: {middle:.2f}{spread}")
+    return lines
+
+
+def insert(path: Path, text: str) -> None:
+    """Put the table between the markers of a Markdown file."""
+    page = path.read_text("utf-8")
+    if not all(marker in page for marker in MARKERS):
+        raise SystemExit(
+            f"{path}: has no lines {' and '.join(map(str.strip, MARKERS))}"
+        )
+    before, _, rest = page.partition(MARKERS[0])
+    _, _, after = rest.partition(MARKERS[1])
+    new = f"{before}{MARKERS[0]}\n{text}\n{MARKERS[1]}{after}"
+    write_atomically(path, new.encode("utf-8"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
