@@ -97,7 +97,10 @@ def train(
     data: str | None,
     **settings: Any,
 ) -> None:
-    """Train MODEL on MNIST and test it after each epoch."""
+    """Train MODEL and test it after each epoch.
+
+    It is trained on MNIST, or on CIFAR-10 if it takes images of 32x32x3.
+    """
     if directory is None and (resume or checkpoint_every):
         raise click.UsageError("--resume and --checkpoint-every need --run DIR")
     if weights_out is not None and not weights_out.absolute().parent.is_dir():
