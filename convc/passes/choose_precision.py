@@ -35,7 +35,8 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 """What a program may be asked to compute in."""
 HALVES: Mapping[str, DType] = {"bf16": DType.BF16, "fp16": DType.F16}
 """Those that store values in 16 bits, and the dtype of these."""
-PRODUCTS = ("conv2d", "matmul")
+PRODUCTS = ("conv2d", "conv2d_input_grad", "matmul")
+"""Ops that are done in the precision; the second is a transposed convolution."""
 FOLLOWS = (
     *("bias_add", "add", "subtract", "multiply", "maximum", "minimum", "negate"),
     *("relu", "tanh", "sigmoid", "max_pool2d", "avg_pool2d", "apply_mask"),

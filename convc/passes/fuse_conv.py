@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import networkx as nx
+
 from convc.backends.base import ACTIVATIONS
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.ops.pool import pool_axes
@@ -92,8 +94,9 @@ def _backward_group(graph: Graph, anchor: Node, context: Context) -> list[str]:
     dz = _gradient_of(anchor)
     group = [anchor.name]
     for belongs in (_sums_bias, _is_input_gradient):
-        found = [n.name for n in users[dz.name] if belongs(n, anchor)]
-        group += found[:1]  # the rest are another convolution's
+        found = [n for n in users[dz.name] if belongs(n, anchor)]
+        found = [n for n in found if not _leads_to(graph, n, anchor)]
+        group += [n.name for n in found[:1]]  # the rest are another convolution's
     value, reason = dz, None
     for op in ("max_pool2d_grad", "relu_grad"):
         node = producers.get(value.name)
@@ -128,6 +131,14 @@ NOT_UNDONE = {
 def _gradient_of(anchor: Node) -> Value:
     """dz: the gradient that a filter or input gradient is made from."""
     return anchor.operands[1 if anchor.op == "conv2d_filter_grad" else 0]
+
+
+def _leads_to(graph: Graph, node: Node, anchor: Node) -> bool:
+    """Whether the anchor needs the node: then that is a transposed convolution.
+
+    Its filter gradient reads what it reads itself, as if it were an input gradient.
+    """
+    return bool(nx.has_path(graph.dataflow(), node.name, anchor.name))
 
 
 def _sums_bias(node: Node, anchor: Node) -> bool:

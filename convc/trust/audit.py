@@ -274,7 +274,7 @@ def _weighed(b: GraphBuilder, name: str, value: Value) -> Value:
     return b("reduce_sum", product, axes=tuple(range(value.type.rank)))
 
 
-LINEAR = ("conv2d", "matmul")
+LINEAR = ("conv2d", "conv2d_input_grad", "matmul")
 """Ops that are linear in their first operand, and in their second."""
 
 
