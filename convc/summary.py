@@ -21,6 +21,7 @@ SIZES = "output size: (input - window + padding)/stride + 1"
 # A layer is called after the first of these ops in it, else after its only op.
 _TYPES = {
     "conv2d": "conv2d",
+    "conv2d_input_grad": "conv2d_transpose",
     "max_pool2d": "max_pool2d",
     "avg_pool2d": "avg_pool2d",
     "matmul": "dense",
@@ -29,6 +30,16 @@ _TYPES = {
 }
 # Scalars of a formula and draws of bits: no layer is named after these.
 _HELPERS = ("constant", "dropout_mask")
+# What stands for images in a type is less or more where a result has other axes.
+_RANKS = {3: "1d", 5: "3d"}
+
+
+def _convolution(nodes: list[Node]) -> str:
+    """What a layer is whose first node with a name is the convolution ``nodes[0]``."""
+    channels = nodes[0].operands[0].type.inner[-1]
+    if channels == 1 or nodes[0].attrs["groups"] != channels:
+        return "conv2d"
+    return "separable_conv2d" if len(nodes) > 1 else "depthwise_conv2d"
 
 
 @dataclass
@@ -42,11 +53,17 @@ class Row:
     @property
     def kind(self) -> str:
         """What the layer is, by its ops."""
-        ops = [n.op for n in self.nodes if n.op not in _HELPERS]
-        known = [_TYPES[op] for op in ops if op in _TYPES]
-        if not ops:
+        nodes = [n for n in self.nodes if n.op not in _HELPERS]
+        known = [n for n in nodes if n.op in _TYPES]
+        if known:
+            rank = self.nodes[-1].results[0].type.rank
+            kind = _convolution(known) if known[0].op == "conv2d" else ""
+            return (kind or _TYPES[known[0].op]).replace("2d", _RANKS.get(rank, "2d"))
+        # Around an op of images whose channels come first stand transposes.
+        nodes = [n for n in nodes if n.op != "transpose"] or nodes
+        if not nodes:
             return "variables"
-        return known[0] if known else ops[0] if len(ops) == 1 else "expression"
+        return nodes[0].op if len(nodes) == 1 else "expression"
 
     @property
     def shape(self) -> str:

@@ -7,13 +7,31 @@ the error into a ModelError with the user's line.
 import operator
 from collections.abc import Sequence
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 from convc.ir.errors import TypeRuleError
 from convc.ir.graph import Attr
 from convc.tracing import Tensor
 
-_PADDING = "padding is same, valid, a number or [[top, bottom], [left, right]]"
+Entry = TypeVar("Entry")
+
+FORMATS = ("NHWC", "NCHW")
+"""Where a layer's images have their channels: last, or before height and width."""
+
+_AXES = {
+    1: ("length",),
+    2: ("height", "width"),
+    3: ("depth", "height", "width"),
+}
+"""What the spatial axes are called, by their number."""
+
+_SIDES = {
+    1: "[before, after]",
+    2: "[[top, bottom], [left, right]]",
+    3: "[[front, back], [top, bottom], [left, right]]",
+}
+_COUNTS = {1: "one number", 2: "one number or two", 3: "one number or three"}
+_MADE = {3: "sequences", 4: "images", 5: "volumes"}
 
 
 def tensor(layer: str, name: str, given: object, rank: int | None = None) -> Tensor:
@@ -24,10 +42,12 @@ def tensor(layer: str, name: str, given: object, rank: int | None = None) -> Ten
             f"{type(given).__name__}; pass data as an input of the model"
         )
     if rank is not None and given.rank != rank:
-        remedy = "; reshape(x, [-1, height, width, channels]) makes images"
+        shape, remedy = [*_AXES.get(rank - 2, ()), "channels"], ""
+        if rank in _MADE:
+            remedy = f"; reshape(x, [-1, {', '.join(shape)}]) makes {_MADE[rank]}"
         raise TypeRuleError(
             f"{layer}: {name} must have {rank} axes, has {given.rank} "
-            f"({name}: {given.type}){remedy if rank == 4 else ''}"
+            f"({name}: {given.type}){remedy}"
         )
     return given
 
@@ -47,49 +67,84 @@ def whole(layer: str, name: str, given: object, low: int = 1) -> int:
     return number
 
 
-def pair(layer: str, name: str, given: object) -> tuple[int, int]:
-    """One number for both axes, [height, width], or [1, height, width, 1]."""
+def data_format(layer: str, given: object) -> str:
+    """``given``, one of FORMATS."""
+    if given not in FORMATS:
+        raise TypeRuleError(
+            f"{layer}: data_format is NHWC (channels last) or NCHW (channels first), "
+            f"got {given!r}"
+        )
+    return str(given)
+
+
+def sizes(
+    layer: str, name: str, given: object, rank: int = 2, form: str = "NHWC"
+) -> tuple[int, ...]:
+    """One number for all ``rank`` spatial axes, or a number for each.
+
+    Or, as TensorFlow has it, with a 1 for the batch and one for the channels, which
+    stand where the data format ``form`` has them: [1, height, width, 1].
+    """
     if isinstance(given, str) or not isinstance(given, Sequence):
-        number = whole(layer, name, given)
-        return number, number
+        return (whole(layer, name, given),) * rank
     numbers = [whole(layer, name, n) for n in given]
-    if len(numbers) == 4:
-        if numbers[0] != 1 or numbers[3] != 1:
+    if len(numbers) == rank + 2:
+        at = _channels(rank, form)
+        inner = _spatial(numbers, at)
+        if numbers[0] != 1 or numbers[at] != 1:
+            plain = [1, *inner]
+            plain.insert(at, 1)
             raise TypeRuleError(
                 f"{layer}: {name} must be 1 for the batch and the channels, "
-                f"got {list(given)}; write [1, {numbers[1]}, {numbers[2]}, 1]"
+                f"got {list(given)}; write {plain}"
             )
-        numbers = numbers[1:3]
-    if len(numbers) != 2:
+        numbers = inner
+    if len(numbers) != rank:
         raise TypeRuleError(
-            f"{layer}: {name} has one number or two (height, width), "
+            f"{layer}: {name} has {_COUNTS[rank]} ({', '.join(_AXES[rank])}), "
             f"got {len(numbers)} in {list(given)}"
         )
-    return numbers[0], numbers[1]
+    return tuple(numbers)
 
 
-def padding(layer: str, given: object) -> Attr:
+def _channels(rank: int, form: str) -> int:
+    return 1 if form == "NCHW" else rank + 1
+
+
+def _spatial(entries: list[Entry], channels: int) -> list[Entry]:
+    """One entry for each axis, without those of the batch and the channels."""
+    return [e for axis, e in enumerate(entries) if axis not in (0, channels)]
+
+
+def padding(layer: str, given: object, rank: int = 2, form: str = "NHWC") -> Attr:
     """``same`` or ``valid`` in any case, a number, or a pair of numbers per axis."""
     if isinstance(given, str):
         if given.lower() not in ("same", "valid"):
-            raise TypeRuleError(f"{layer}: {_PADDING}, got {given!r}")
+            raise _no_padding(layer, given, rank)
         return given.lower()
     if not isinstance(given, Sequence):
         number = whole(layer, "padding", given, low=0)
-        return ((number, number),) * 2
-    sides = tuple(_sides(layer, given, axis) for axis in given)
-    if len(sides) == 4 and sides[0] == sides[3] == (0, 0):
-        sides = sides[1:3]
-    if len(sides) != 2:
-        raise TypeRuleError(f"{layer}: {_PADDING}, got {given!r}")
-    return sides
+        return ((number, number),) * rank
+    if rank == 1 and len(given) == 2 and not isinstance(given[0], Sequence):
+        given = [given]
+    sides = []
+    for axis in given:
+        if isinstance(axis, str) or not isinstance(axis, Sequence) or len(axis) != 2:
+            raise _no_padding(layer, given, rank)
+        before, after = (whole(layer, "padding", n, low=0) for n in axis)
+        sides.append((before, after))
+    if len(sides) == rank + 2:
+        at = _channels(rank, form)
+        if sides[0] == sides[at] == (0, 0):
+            sides = _spatial(sides, at)
+    if len(sides) != rank:
+        raise _no_padding(layer, given, rank)
+    return tuple(sides)
 
 
-def _sides(layer: str, given: object, axis: object) -> tuple[int, int]:
-    if isinstance(axis, str) or not isinstance(axis, Sequence) or len(axis) != 2:
-        raise TypeRuleError(f"{layer}: {_PADDING}, got {given!r}")
-    before, after = (whole(layer, "padding", n, low=0) for n in axis)
-    return before, after
+def _no_padding(layer: str, given: object, rank: int) -> TypeRuleError:
+    rule = f"padding is same, valid, a number or {_SIDES[rank]}"
+    return TypeRuleError(f"{layer}: {rule}, got {given!r}")
 
 
 def fraction(layer: str, name: str, given: object) -> float:

@@ -75,6 +75,48 @@ def concat(inputs: Sequence[Tensor], axis: int = -1, name: str | None = None) ->
         return t.emit("concat", *parts, axis=args.axis("concat", axis, parts[0]))
 
 
+def transpose(inputs: Tensor, perm: Sequence[int], name: str | None = None) -> Tensor:
+    """The axes in the order ``perm``: axis i of the result is axis perm[i] of inputs.
+
+    The batch stays first. ModelError for what does not order the axes.
+    """
+    with layer_scope("transpose", name, absorb=True) as t:
+        x = args.tensor("transpose", "inputs", inputs)
+        if isinstance(perm, str) or not isinstance(perm, Sequence):
+            raise TypeRuleError(f"transpose: perm is a list of axes, got {perm!r}")
+        order = tuple(args.whole("transpose", "perm", a, low=0) for a in perm)
+        return t.emit("transpose", x, perm=order)
+
+
+def pad(
+    inputs: Tensor,
+    padding: int | Sequence[Sequence[int]],
+    name: str | None = None,
+) -> Tensor:
+    """Zeros around images, f32[N,H,W,C], or around any tensor.
+
+    ``padding`` is a number for all sides of images, [[top, bottom], [left, right]], or
+    [before, after] for each axis, [0, 0] for the batch.
+    """
+    with layer_scope("pad", name, absorb=True) as t:
+        x = args.tensor("pad", "inputs", inputs)
+        return t.emit("pad", x, pads=tuple(n for s in _sides(x, padding) for n in s))
+
+
+def _sides(x: Tensor, given: object) -> list[tuple[int, int]]:
+    listed = list(given) if isinstance(given, Sequence) else [[given] * 2] * 2
+    if len(listed) == 2 and x.rank == 4:
+        listed = [[0, 0], *listed, [0, 0]]
+    pairs = [isinstance(s, Sequence) and len(s) == 2 for s in listed]
+    if len(listed) != x.rank or not all(pairs):
+        raise TypeRuleError(
+            f"pad: padding is a number or [[top, bottom], [left, right]] for images, "
+            f"or [before, after] for each axis, got {given!r} (inputs: {x.type})"
+        )
+    sides = [[args.whole("pad", "padding", n, low=0) for n in s] for s in listed]
+    return [(before, after) for before, after in sides]
+
+
 def add(x: Tensor, y: Tensor, name: str | None = None) -> Tensor:
     """The sum x + y by NumPy's broadcasting rule, as in a residual connection."""
     with layer_scope("add", name, absorb=True) as t:

@@ -5,7 +5,20 @@ import io
 import pytest
 from rich.console import Console
 
-from convc.layers import batch_norm, conv2d, convolve, dropout, flatten, gelu
+from convc.layers import (
+    batch_norm,
+    conv1d,
+    conv2d,
+    convolve,
+    depthwise_conv2d,
+    dropout,
+    flatten,
+    gelu,
+    global_avg_pool2d,
+    max_pool3d,
+    reshape,
+    separable_conv2d,
+)
 from convc.networks import two_conv
 from convc.summary import size, summary_table
 from convc.tracing import Tensor, get_variable, trace, variable_scope
@@ -75,6 +88,26 @@ def test_layers_are_named_by_what_they_are() -> None:
         ("add", "add", "f32[N,64]", 0),
         ("dropout", "dropout", "f32[N,64]", 0),
     ]
+
+
+def test_layers_of_windows_are_named_by_rank_and_groups() -> None:
+    """By what their result is; transposes around an op do not hide it."""
+
+    def net(x: Tensor) -> Tensor:
+        x = depthwise_conv2d(separable_conv2d(x, 4, 3, name="s"), 3, name="d")
+        x = conv1d(reshape(x, [-1, 4, 4]), 6, 1, groups=2, name="c")
+        x = max_pool3d(reshape(x, [-1, 2, 2, 2, 3]), name="p")
+        return global_avg_pool2d(reshape(x, [-1, 1, 1, 3]), "g", data_format="NCHW")
+
+    rows = summary_table(trace(net, {"x": "f32[N,6,6,2]"})).rows
+    kinds = {r.layer: r.kind for r in rows if r.kind != "reshape"}
+    assert kinds == {
+        "s": "separable_conv2d",
+        "d": "depthwise_conv2d",
+        "c": "conv1d",
+        "p": "max_pool3d",
+        "g": "reduce_mean",
+    }
 
 
 def test_variables_outside_of_all_layers_stand_under_a_name_of_their_own() -> None:

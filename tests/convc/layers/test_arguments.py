@@ -25,11 +25,11 @@ def test_a_count_is_a_whole_number_from_one(given: Any) -> None:
 
 @pytest.mark.parametrize("given", [2, [2, 2], (2, 2), [1, 2, 2, 1]])
 def test_a_pair_is_one_number_two_or_four(given: Any) -> None:
-    assert args.pair("l", "strides", given) == (2, 2)
+    assert args.sizes("l", "strides", given) == (2, 2)
 
 
 def test_a_pair_is_height_before_width() -> None:
-    assert args.pair("l", "strides", [1, 2, 3, 1]) == (2, 3)
+    assert args.sizes("l", "strides", [1, 2, 3, 1]) == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_pair_is_height_before_width() -> None:
 )
 def test_other_pairs_are_refused(given: Any, said: str) -> None:
     with pytest.raises(TypeRuleError, match=f"l: strides {said}"):
-        args.pair("l", "strides", given)
+        args.sizes("l", "strides", given)
 
 
 @pytest.mark.parametrize(

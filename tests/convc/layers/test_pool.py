@@ -10,7 +10,16 @@ from convc.ir.errors import ModelError
 from convc.ir.graph import Graph
 from convc.ir.interpreter import interpret
 from convc.ir.verifier import verify
-from convc.layers import avg_pool2d, global_avg_pool2d, global_max_pool2d, max_pool2d
+from convc.layers import (
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    global_avg_pool2d,
+    global_max_pool2d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+)
 from convc.tracing import Tensor, trace
 
 POOLS = (max_pool2d, avg_pool2d)
@@ -74,3 +83,33 @@ def test_global_pools_leave_one_number_a_channel() -> None:
         graph = traced(pool, "f32[N,7,5,2]")
         (result,) = interpret(graph, {"x": x}, {}, float64=True).outputs.values()
         np.testing.assert_allclose(result, reduce(x, axis=(1, 2)), rtol=1e-14)
+
+
+@pytest.mark.parametrize("pool", [max_pool1d, avg_pool1d])
+def test_sequences_are_pooled_along_their_length(pool: Callable[..., Tensor]) -> None:
+    for arguments, result in (
+        ({}, "f32[N,3,2]"),
+        ({"pool_size": 3, "strides": 2, "padding": "SAME"}, "f32[N,4,2]"),
+        ({"pool_size": [1, 2, 1], "padding": [0, 1]}, "f32[N,4,2]"),
+    ):
+        graph = traced(lambda x, a=arguments: pool(x, **a), "f32[N,7,2]")  # type: ignore[misc]
+        assert str(graph.outputs[0][1].type) == result
+    with pytest.raises(ModelError, match=r"pool_size has one number \(length\), got 2"):
+        traced(lambda x: pool(x, [2, 2]), "f32[N,7,2]")
+    with pytest.raises(ModelError, match=f"{pool.__name__}: inputs must have 3 axes"):
+        traced(pool)
+
+
+@pytest.mark.parametrize("pool", [max_pool3d, avg_pool3d])
+def test_volumes_are_pooled_along_three_axes(pool: Callable[..., Tensor]) -> None:
+    for arguments, result in (
+        ({}, "f32[N,2,3,4,2]"),
+        ({"pool_size": (1, 3, 2), "strides": 2, "padding": "SAME"}, "f32[N,3,4,5,2]"),
+        ({"padding": [[1, 0], [0, 1], [1, 1]]}, "f32[N,3,4,5,2]"),
+    ):
+        graph = traced(lambda x, a=arguments: pool(x, **a), "f32[N,5,7,9,2]")  # type: ignore[misc]
+        assert str(graph.outputs[0][1].type) == result
+    with pytest.raises(ModelError, match="a window of 6 is larger than its input of 5"):
+        traced(lambda x: pool(x, 6), "f32[N,5,7,9,2]")
+    with pytest.raises(ModelError, match=f"{pool.__name__}: inputs must have 5 axes"):
+        traced(pool)

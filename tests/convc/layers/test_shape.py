@@ -10,7 +10,16 @@ import pytest
 from convc.ir.errors import ModelError
 from convc.ir.interpreter import interpret
 from convc.ir.verifier import verify
-from convc.layers import add, concat, flatten, reduce_mean, reduce_sum, reshape
+from convc.layers import (
+    add,
+    concat,
+    flatten,
+    pad,
+    reduce_mean,
+    reduce_sum,
+    reshape,
+    transpose,
+)
 from convc.tracing import Tensor, get_variable, trace
 
 KIND = "f32[N,4,6]"
@@ -105,3 +114,47 @@ def test_reductions_refuse_axes_that_are_not_there() -> None:
         result(lambda x: reduce_sum(x, 3))
     with pytest.raises(ModelError, match="axes must be a whole number of at least -3"):
         result(lambda x: reduce_sum(x, -4))
+
+
+def test_transpose_orders_the_axes_after_the_batch() -> None:
+    assert result(lambda x: transpose(x, [0, 2, 1])) == "f32[N,6,4]"
+    for perm, said in (
+        ([1, 0, 2], "must leave the batch in front"),
+        ([0, 1], "must order the axes of x"),
+        ([0, -1, 1], "perm must be a whole number of at least 0, got -1"),
+        (3, "perm is a list of axes, got 3"),
+    ):
+        with pytest.raises(ModelError, match=f"transpose: .*{said}"):
+            result(lambda x, p=perm: transpose(x, p))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("kind", "padding", "shape"),
+    [
+        ("f32[N,4,6,3]", 2, "f32[N,8,10,3]"),
+        ("f32[N,4,6,3]", [[1, 0], [0, 3]], "f32[N,5,9,3]"),
+        ("f32[N,4,6,3]", [[0, 0], [1, 1], [0, 2], [3, 0]], "f32[N,6,8,6]"),
+        (KIND, [[0, 0], [1, 2], (0, 1)], "f32[N,7,7]"),
+        ("f32[4,6]", [[1, 0], [0, 2]], "f32[5,8]"),
+    ],
+)
+def test_pad_takes_what_images_need_or_a_pair_for_each_axis(
+    kind: str, padding: Any, shape: str
+) -> None:
+    assert result(lambda x: pad(x, padding), kind) == shape
+
+
+@pytest.mark.parametrize(
+    ("padding", "said"),
+    [
+        (1, r"padding is a number or .* got 1 \(inputs: f32\[N,4,6\]\)"),
+        ([[1, 1], [1, 1]], "padding is a number or"),
+        ([[0, 0], [1, 1], 2], "padding is a number or"),
+        ("same", "padding is a number or .* got 'same'"),
+        ([[0, 0], [0, -1], [0, 0]], "padding must be a whole number of at least 0"),
+        ([[1, 0], [0, 0], [0, 0]], "must be a pair for every axis, 0 for the batch"),
+    ],
+)
+def test_padding_that_does_not_fit_is_refused(padding: Any, said: str) -> None:
+    with pytest.raises(ModelError, match=f"pad: .*{said}"):
+        result(lambda x: pad(x, padding))
