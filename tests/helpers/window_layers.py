@@ -123,7 +123,7 @@ def _separable(x: Torch, w: Weights) -> Torch:
 
 EDGE = [[0, -1, 0], [-1, 4, -1], [0, -1, 0]]
 EDGES = torch.tensor(EDGE, dtype=torch.float64).expand(3, 1, 3, 3)
-UNEVEN = [[1, 0], [0, 2], [1, 1]]
+UNEVEN = [[1, 0], [0, 2]]
 
 CONV3D: list[Layer] = [
     Layer(
@@ -156,10 +156,10 @@ CONV3D: list[Layer] = [
                 "kernel_size": (3, 2, 2),
                 "strides": (2, 1, 1),
                 "dilation_rate": (2, 3, 1),
-                "padding": UNEVEN,
+                "padding": [[0, 1], [2, 0], [1, 1]],
                 "use_bias": False,
             },
-            (1, 1, 0, 2, 1, 0),
+            (1, 1, 2, 0, 0, 1),
             (2, 1, 1),
             (2, 3, 1),
         ),
@@ -211,7 +211,7 @@ LAYERS: list[Layer] = [
     Layer(
         "conv2d_transpose_padded",
         "f32[N,4,3,2]",
-        lambda x: layers.conv2d_transpose(x, 3, 2, padding=UNEVEN[:2], use_bias=False),
+        lambda x: layers.conv2d_transpose(x, 3, 2, padding=UNEVEN, use_bias=False),
         _grown((0, 2, 1, 0), 1),
     ),
     Layer(
