@@ -54,15 +54,19 @@ def conv1d(
         count, parts = counts("conv1d", x, filters, groups)
         window = args.sizes("conv1d", "kernel_size", kernel_size, rank=1)
         shape = (*window, x.type.inner[-1] // parts, count)
-        kernel = t.variable("kernel", shape, kernel_initializer)
+        steps = args.sizes("conv1d", "strides", strides, rank=1)
+        spread = args.sizes("conv1d", "dilation_rate", dilation_rate, rank=1)
         rule = args.padding("conv1d", padding, rank=1)
+        # This refuses a window that does not fit, by the layer's own name.
+        resolve("conv1d", x.type.bind(1)[1:2], window, steps, spread, rule)
+        kernel = t.variable("kernel", shape, kernel_initializer)
         y = t.emit(
             "conv2d",
             as_image(t, x),
             t.emit("reshape", kernel, shape=(1, *shape)),
-            strides=(1, *args.sizes("conv1d", "strides", strides, rank=1)),
+            strides=(1, *steps),
             padding=((0, 0), *rule) if isinstance(rule, tuple) else rule,
-            dilations=(1, *args.sizes("conv1d", "dilation_rate", dilation_rate, 1)),
+            dilations=(1, *spread),
             groups=parts,
         )
         y = activate("conv1d", biased(t, y, use_bias, bias_initializer), activation)

@@ -3,6 +3,7 @@
 from math import prod
 
 from convc.ir.graph import Attr
+from convc.ir.ops.pool import pool_axes
 from convc.layers import arguments as args
 from convc.layers.conv import Numbers, Padding
 from convc.layers.conv_ranks import as_image, as_sequence
@@ -51,7 +52,7 @@ def _pool(
 ) -> Tensor:
     with layer_scope(op, name, absorb=True) as t:
         x, form = channels_last(op, inputs, data_format)
-        rule = _geometry(op, pool_size, strides, padding, 2, form)
+        rule = _geometry(op, x, pool_size, strides, padding, form)
         return as_given(t.emit(op, x, **_image_rule(rule, 0, 1)), form)
 
 
@@ -88,7 +89,7 @@ def _pool1d(
     layer = f"{kind}_pool1d"
     with layer_scope(layer, name, absorb=True) as t:
         x = args.tensor(layer, "inputs", inputs, rank=3)
-        rule = _geometry(layer, pool_size, strides, padding, 1)
+        rule = _geometry(layer, x, pool_size, strides, padding)
         y = t.emit(f"{kind}_pool2d", as_image(t, x), **_image_rule(rule, None, 0))
         return as_sequence(t, y)
 
@@ -132,7 +133,7 @@ def _pool3d(
     with layer_scope(layer, name, absorb=True) as t:
         x = args.tensor(layer, "inputs", inputs, rank=5)
         batch, depth, height, width, channels = x.shape
-        rule = _geometry(layer, pool_size, strides, padding, 3)
+        rule = _geometry(layer, x, pool_size, strides, padding)
         lines = prod(x.type.inner[-4:-2])
         y = t.emit("reshape", x, shape=(batch, lines, width, channels))
         y = t.emit(op, y, **_image_rule(rule, None, 2))
@@ -149,17 +150,21 @@ Rule = tuple[tuple[int, ...], tuple[int, ...], Attr]
 
 def _geometry(
     layer: str,
+    x: Tensor,
     pool_size: Numbers,
     strides: Numbers | None,
     padding: Padding,
-    rank: int,
     form: str = "NHWC",
 ) -> Rule:
+    rank = x.rank - 2
     window = args.sizes(layer, "pool_size", pool_size, rank, form)
     steps = (
         window if strides is None else args.sizes(layer, "strides", strides, rank, form)
     )
-    return window, steps, args.padding(layer, padding, rank, form)
+    rule = args.padding(layer, padding, rank, form)
+    asked: dict[str, Attr] = {"window": window, "strides": steps, "padding": rule}
+    pool_axes(layer, x.type.bind(1)[1:-1], asked)  # refuses what does not fit
+    return window, steps, rule
 
 
 def _image_rule(rule: Rule, row: int | None, column: int) -> dict[str, Attr]:

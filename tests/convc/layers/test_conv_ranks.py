@@ -92,7 +92,7 @@ def test_a_plain_volume_costs_few_rows_more_than_it_must() -> None:
         ({"kernel_size": [3, 3]}, r"kernel_size has one number \(length\), got 2 in"),
         ({"padding": [[0, 1], [0, 1]]}, r"valid, a number or \[before, after\], got"),
         ({"padding": "full"}, r"a number or \[before, after\], got 'full'"),
-        ({"kernel_size": 10}, "a window of 10 is larger than its input of 9"),
+        ({"kernel_size": 10}, "conv1d: a window of 10 is larger than its input of 9"),
         ({"groups": 4}, "6 and 4 are not both multiples of 4"),
         ({"strides": [2, 1, 1]}, r"for the batch .* write \[1, 1, 1\]"),
     ],

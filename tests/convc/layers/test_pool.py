@@ -109,7 +109,9 @@ def test_volumes_are_pooled_along_three_axes(pool: Callable[..., Tensor]) -> Non
     ):
         graph = traced(lambda x, a=arguments: pool(x, **a), "f32[N,5,7,9,2]")  # type: ignore[misc]
         assert str(graph.outputs[0][1].type) == result
-    with pytest.raises(ModelError, match="a window of 6 is larger than its input of 5"):
+    with pytest.raises(
+        ModelError, match=f"{pool.__name__}: a window of 6 is larger than"
+    ):
         traced(lambda x: pool(x, 6), "f32[N,5,7,9,2]")
     with pytest.raises(ModelError, match=f"{pool.__name__}: inputs must have 5 axes"):
         traced(pool)
