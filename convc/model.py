@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from convc.runtime.evaluation import Prediction
     from convc.runtime.history import History
 
-Network = Callable[[Tensor], Tensor]
+Network = Callable[..., Any]
 Loss = Callable[[Tensor, Tensor], Tensor]
 Function = TypeVar("Function", bound=Callable[..., object])
 

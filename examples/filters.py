@@ -1,8 +1,8 @@
-"""CS 20SI lecture 7 (2017), CS 20 (2018), CSCI 1470: convolutions without training.
+# Follows CS 20SI (2017), CS 20 (2018) and CSCI 1470: convolutions without training.
+# Look at ``KERNELS``, at ``network``, and at the sheet of pictures that it writes.
+"""Run it with ``python examples/filters.py [PICTURE [OUTPUT]]``.
 
-Look at ``KERNELS``, at ``network``, and at the sheet of pictures that it writes. Run it
-with ``python examples/filters.py [PICTURE [OUTPUT]]``; without a picture it takes that
-of a temple which comes with scikit-learn.
+Without a picture it takes that of a temple which comes with scikit-learn.
 """
 
 import sys
@@ -13,7 +13,7 @@ import numpy as np
 import convc as cc
 from convc.pictures.sheet import labelled, pillow
 
-KERNELS = {
+KERNELS: dict[str, list[list[float]]] = {
     "blur": [[1 / 9] * 3] * 3,
     "sharpen": [[0, -1, 0], [-1, 5, -1], [0, -1, 0]],
     "edge": [[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]],
@@ -31,13 +31,10 @@ WIDTH = 200
 
 def network(image: cc.Tensor, padding: str = "same") -> dict[str, cc.Tensor]:
     """The image under every kernel, each channel by itself."""
-    channels = image.shape[-1]
     results = {}
     for name, rows in KERNELS.items():
-        values = np.repeat(np.reshape(rows, (3, 3, 1, 1)), channels, axis=3)
-        kernel = cc.get_variable(name, values.shape, cc.constant(values), False)
         apart = APART.get(name, 1)
-        results[name] = cc.convolve(image, kernel, 1, padding, apart, groups=channels)
+        results[name] = cc.depthwise_convolve(image, rows, 1, padding, apart, name)
     x, y = results["sobel_x"], results["sobel_y"]
     results["sobel"] = cc.sqrt(x * x + y * y)
     return results

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -15,7 +15,7 @@ from convc.ir.errors import ConvcError, ModelError
 
 if TYPE_CHECKING:
     from convc.data.batches import Splits
-    from convc.model import Model, Network
+    from convc.model import Model
     from convc.optimizers import Optimizer
     from convc.pipeline import Step
 
@@ -263,7 +263,7 @@ def load_model(spec: str, input_type: str | None = None) -> Model:
     inputs = inputs_of(network)
     if input_type is not None:
         inputs[next(iter(inputs))] = input_type
-    model = Model(cast("Network", network), name=name, precision=precision, **inputs)
+    model = Model(network, name=name, precision=precision, **inputs)
     try:
         _ = model.graph  # a mistake is reported before anything is done
     except ConvcError:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     "--index",
     metavar="I",
     type=click.IntRange(min=0),
-    help="Which test image of MNIST they are of, without --image. [default: 0]",
+    help="Which of the test images they are of, without --image. [default: 0]",
 )
 @click.option(
     "--run",
@@ -124,22 +124,20 @@ def _image(
     model: Model, path: Path | None, index: int, data: str | None
 ) -> tuple[str, Images]:
     """The image that the maps are of, and what it is."""
-    from math import prod
-
-    from convc.cli.images import SIDE, read_image
+    from convc.cli.images import read_image
+    from convc.data.choice import load_for, pixels_of
     from convc.data.idx import DataError
-    from convc.data.mnist import load_mnist
 
     shape = _shape(model)
-    digits = prod(shape) == SIDE * SIDE  # an image of MNIST, or its pixels in a row
+    pixels = pixels_of(shape)
     if path is not None:
-        return read_image(path, (SIDE, SIDE, 1) if digits else shape)
-    if not digits:
+        return read_image(path, pixels or shape)
+    if pixels is None:
         raise DataError(
-            f"images of MNIST are [{SIDE},{SIDE},1], and the network's image is "
-            f"{list(shape)}; give one with --image FILE"
+            f"no data set has images like the network's image, {list(shape)}; give one "
+            "with --image FILE"
         )
-    test = load_mnist(data).test
+    test = load_for(pixels, data).test
     if index >= len(test):
         raise DataError(
             f"{test.name} holds {len(test):,} images, 0 to {len(test) - 1}, "

@@ -10,10 +10,13 @@ from convc.data import cifar10, mnist
 from convc.data.batches import Splits
 from convc.data.idx import DataError
 
-PIXELS = 28 * 28
-"""Numbers in an image of MNIST."""
-COLOURS = prod(cifar10.SHAPE)
-"""Numbers in an image of CIFAR-10."""
+_KNOWN = (28, 28, 1), cifar10.SHAPE
+"""Images of MNIST and of CIFAR-10."""
+
+
+def pixels_of(shape: Sequence[int]) -> tuple[int, ...] | None:
+    """The shape of the known images that have as many numbers as ``shape``."""
+    return next((known for known in _KNOWN if prod(known) == prod(shape)), None)
 
 
 def load_for(
@@ -25,11 +28,12 @@ def load_for(
     one of CIFAR-10; see ``load_mnist`` and ``load_cifar10``. DataError if no data set
     has such images.
     """
-    if prod(shape) == PIXELS:
-        return mnist.load_mnist(data_dir).shaped(shape)
-    if prod(shape) == COLOURS:
-        return cifar10.load_cifar10(data_dir).shaped(shape)
-    raise DataError(
-        f"no data set has images of {prod(shape)} numbers {list(shape)}; those of "
-        f"MNIST have {PIXELS} [28, 28, 1], those of CIFAR-10 {COLOURS} [32, 32, 3]"
-    )
+    pixels = pixels_of(shape)
+    if pixels is None:
+        known = " and ".join(f"{prod(k)} {list(k)}" for k in _KNOWN)
+        raise DataError(
+            f"no data set has images of {prod(shape)} numbers {list(shape)}; those of "
+            f"MNIST and CIFAR-10 have {known}"
+        )
+    load = cifar10.load_cifar10 if pixels == cifar10.SHAPE else mnist.load_mnist
+    return load(data_dir).shaped(shape)

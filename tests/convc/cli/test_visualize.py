@@ -121,7 +121,7 @@ def test_images_of_other_sizes_are_scaled_and_may_have_colours() -> None:
         assert picture.getpixel((20, 20)) == (255, 0, 0)
     refused = convc(*command)
     assert refused.exit_code == 1
-    assert "the network's image is [12, 10, 3]; give one with --image" in refused.stderr
+    assert "like the network's image, [12, 10, 3]; give one" in refused.stderr
 
 
 def test_a_run_is_drawn_without_weights() -> None:

@@ -37,8 +37,8 @@ def test_the_images_come_in_the_shape_that_is_asked_for(
 
 def test_images_of_another_size_are_refused_with_both_sides() -> None:
     rule = (
-        r"images of 12 numbers \[2, 2, 3\]; those of MNIST have 784 \[28, 28, 1\], "
-        r"those of CIFAR-10 3072 \[32, 32, 3\]"
+        r"images of 12 numbers \[2, 2, 3\]; those of MNIST and CIFAR-10 "
+        r"have 784 \[28, 28, 1\] and 3072 \[32, 32, 3\]"
     )
     with pytest.raises(DataError, match=rule):
         choice.load_for([2, 2, 3])
