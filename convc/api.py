@@ -70,7 +70,7 @@ from convc.layers import (
     transpose,
 )
 from convc.losses import correct, softmax_cross_entropy
-from convc.model import Model, takes
+from convc.model import Fed, Model, fed, takes
 from convc.networks import NETWORKS, load_network
 from convc.optimizers import SGD, Adam, AdamW, Momentum
 from convc.pipeline import Step
@@ -95,6 +95,7 @@ __all__ = [
     "CosineDecay",
     "Dataset",
     "ExponentialDecay",
+    "Fed",
     "IRSyntaxError",
     "Model",
     "ModelError",
@@ -127,6 +128,7 @@ __all__ = [
     "dropout",
     "elu",
     "exp",
+    "fed",
     "flatten",
     "gelu",
     "get_variable",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from convc.ir.graph import Arena, Attrs, Graph, Loc, Node, Parameter
-from convc.ir.printer import attr_text
+from convc.ir.printer import attr_text, input_text
 from convc.matching import Item, Match, Ref, match
 
 KINDS = (
@@ -81,8 +81,8 @@ def _declarations(before: Graph, after: Graph, found: Match) -> Iterator[Change]
         yield Change("stage", "graph", before.stage, after.stage)
     for change in _entries(
         Change("input", ""),
-        {str(v): str(v.type) for v in before.inputs},
-        {str(v): str(v.type) for v in after.inputs},
+        {str(v): input_text(before, v) for v in before.inputs},
+        {str(v): input_text(after, v) for v in after.inputs},
     ):
         yield replace(change, subject=change.key, key="")
     yield from _parameters(before, after)

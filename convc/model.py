@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from math import frexp
+from math import frexp, isfinite
+from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from numpy.typing import ArrayLike
@@ -19,7 +20,7 @@ from convc.passes.choose_precision import PRECISIONS
 from convc.pipeline import Step, inference, training
 from convc.places import mistake
 from convc.summary import Summary, summary_table
-from convc.tracing import Tensor, trace
+from convc.tracing import Tensor, called, trace
 
 if TYPE_CHECKING:
     from convc.data.batches import Dataset
@@ -32,14 +33,44 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 IMAGE = "f32[N,28,28,1]"
 LABELS = "i32[N]"
+NUMBER = "f32[]"
 LOSS_SCALE = 1024.0
 """What the loss of a step in fp16 is multiplied by, if nothing else is asked for."""
 
 
-def takes(**inputs: str) -> Callable[[Function], Function]:
+@dataclass(frozen=True)
+class Fed:
+    """A number that a program is fed: which one, in training and in a test.
+
+    It is an input f32[] of the program and holds that number until it is given another.
+    """
+
+    train: float
+    test: float
+
+
+Input = str | TensorType | Fed
+"""How an input is declared: its type, or the numbers that it is fed."""
+
+
+def fed(train: float, test: float) -> Fed:
+    """An input of a network: a number, one while it is trained and one in tests.
+
+    ``Model(net, x="f32[N,784]", keep_prob=fed(train=0.75, test=1.0))``. ModelError if
+    one of them is no finite number.
+    """
+    for name, number in (("train", train), ("test", test)):
+        real = isinstance(number, Real) and not isinstance(number, bool)
+        if not real or not isfinite(number):
+            raise mistake(f"fed: {name} must be a finite number, got {number!r}")
+    return Fed(float(train), float(test))
+
+
+def takes(**inputs: Input) -> Callable[[Function], Function]:
     """Declares a network's inputs, for ``Model`` and the command line alike.
 
-    ``@takes(x="f32[N,784]")`` above a network of one argument x, a row of pixels.
+    ``@takes(x="f32[N,784]")`` above a network of one argument x, a row of pixels. An
+    input that is ``fed`` a number comes after the image.
     """
 
     def declare(network: Function) -> Function:
@@ -49,7 +80,7 @@ def takes(**inputs: str) -> Callable[[Function], Function]:
     return declare
 
 
-def inputs_of(network: Callable[..., object]) -> dict[str, str | TensorType]:
+def inputs_of(network: Callable[..., object]) -> dict[str, Input]:
     """The inputs that a network declares; one image of MNIST if it declares none."""
     return dict(getattr(network, "takes", None) or {"image": IMAGE})
 
@@ -58,9 +89,10 @@ class Model:
     """A function from an image tensor to logits, traced once.
 
     ``inputs`` has the image's name and type (default: what the network ``takes``, else
-    ``image="f32[N,28,28,1]"``), and ``precision`` is what its steps compute in if they
-    are not told otherwise: fp32, tf32, bf16 or fp16. Weights are float32 in all of
-    them. ModelError, with the user's file and line, when the function breaks a rule.
+    ``image="f32[N,28,28,1]"``) and numbers that it is ``fed``; ``precision`` is what
+    its steps compute in if they are not told otherwise: fp32, tf32, bf16 or fp16.
+    Weights are float32 in all of them. ModelError, with the user's file and line, when
+    the function breaks a rule.
     """
 
     def __init__(
@@ -69,7 +101,7 @@ class Model:
         name: str | None = None,
         *,
         precision: str = "fp32",
-        **inputs: str | TensorType,
+        **inputs: Input,
     ) -> None:
         self.network = network
         self.precision = _known(precision)
@@ -80,12 +112,13 @@ class Model:
     @cached_property
     def graph(self) -> Graph:
         """The forward graph as traced, with output ``output``."""
-        return trace(self.network, self.inputs, name=self.name)
+        return self._traced(self.network, self.inputs, training=False)
 
     @property
     def image(self) -> TensorType:
-        """The type of the input that a data set is fed to, the first."""
-        return self.graph.inputs[0].type
+        """The type of the input that a data set is fed to, the first that is no Fed."""
+        feeds = dict(self.graph.feeds)
+        return next(v.type for v in self.graph.inputs if v.name not in feeds)
 
     def summary(self) -> Summary:
         """Layers, output shapes, parameters and FLOPs as a table."""
@@ -109,14 +142,14 @@ class Model:
         chosen = self._precision(precision)
         scale = _loss_scale(chosen, loss_scale)
         passes = training(optimizer or Adam(1e-3), keep_gradients, chosen, scale)
-        return Step(self._with_loss(loss), passes, "training")
+        return Step(self._with_loss(loss, training=True), passes, "training")
 
     def evaluation_step(
         self, loss: Loss = softmax_cross_entropy, precision: str | None = None
     ) -> Step:
         """Loss and number of correct answers, without dropout or updates."""
         passes = inference(self._precision(precision))
-        return Step(self._with_loss(loss), passes, "evaluation")
+        return Step(self._with_loss(loss, training=False), passes, "evaluation")
 
     def inference(self, precision: str | None = None) -> Step:
         """The network alone: output ``output``, without dropout."""
@@ -125,13 +158,26 @@ class Model:
     def _precision(self, asked: str | None) -> str:
         return self.precision if asked is None else _known(asked)
 
-    def _with_loss(self, loss: Loss) -> Graph:
-        def step(labels: Tensor, **images: Tensor) -> dict[str, Tensor]:
-            logits = self.network(*images.values())
+    def _with_loss(self, loss: Loss, training: bool) -> Graph:
+        def step(labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+            logits = called(self.network, inputs)
             return {"loss": loss(logits, labels), "correct": correct(logits, labels)}
 
-        graph = trace(step, {**self.inputs, "labels": LABELS}, name=self.name)
-        return replace(graph, name=self.name)
+        return self._traced(step, {**self.inputs, "labels": LABELS}, training)
+
+    def _traced(
+        self,
+        function: Callable[..., object],
+        inputs: Mapping[str, Input],
+        training: bool,
+    ) -> Graph:
+        """The graph of a function, with the numbers that such a program is fed."""
+        feeds = {name: f for name, f in inputs.items() if isinstance(f, Fed)}
+        types = {k: v for k, v in inputs.items() if not isinstance(v, Fed)}
+        scalars = dict.fromkeys(feeds, NUMBER)
+        graph = trace(function, {**types, **scalars}, name=self.name)
+        numbers = ((k, f.train if training else f.test) for k, f in feeds.items())
+        return replace(graph, feeds=tuple(numbers))
 
     def fit(self, train: Dataset, *args: Any, **kwargs: Any) -> History:
         """Train as ``convc.runtime.trainer.fit`` does, which see; keep the weights."""

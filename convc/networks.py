@@ -52,6 +52,7 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
         "cs20si": "cs20si",
         "cs20": "cs20",
         "cs20_layers": "cs20",
+        "flat784": "flat784",
         "ltfn5": "ltfn5",
         "ltfn5_sane": "ltfn5",
         "ltfn5_average": "ltfn5",

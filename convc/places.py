@@ -74,7 +74,7 @@ def here(until: CodeType | None = None) -> Place | None:
 
 
 def _users(frame: FrameType) -> bool:
-    """Whether a frame runs code of the user: a built-in network counts as theirs."""
+    """Whether a frame runs code of the user: what is built in counts as theirs."""
     module = str(frame.f_globals.get("__name__"))
     if module == "convc.networks" or module.startswith("convc.examples."):
         return True

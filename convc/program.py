@@ -43,7 +43,7 @@ class Program:
         self._emitted = backend.emit(self.graph)
         self.source, self.kernels = self._emitted.source, self._emitted.kernels
         self.memory = MemoryPlan.of(self.graph)
-        self._classes = _classes(self.graph)
+        self._classes, self._shares = _classes(self.graph), _shares(self.graph)
         if device is not None or family(backend.name) == "numpy":
             _ = self.engine
 
@@ -58,6 +58,8 @@ class Program:
                 "or threads"
             ) from error
         engine.load(self._first_values(0))
+        for name, number in self.graph.feeds:
+            engine.input(name, 1)[...] = number
         return engine
 
     # -- parameters
@@ -110,9 +112,12 @@ class Program:
 
         The BLAS library is held to one thread as long as a NumPy program lives, for
         the program's own threads share the work; it is given back with the last one.
-        RunError for a batch the program was not compiled for or a label out of range.
+        RunError for a batch the program was not compiled for, a label out of range, or
+        a share to keep that is not above 0 and at most 1.
         """
         images = self._images(n)
+        for name in self._shares:
+            _check_share(name, float(self.input(name, images)))
         for name, classes in self._classes.items():
             _check_labels(name, classes, self.input(name, images))
         return self.engine.run(images)
@@ -120,8 +125,9 @@ class Program:
     def __call__(self, **inputs: Any) -> dict[str, Array]:
         """Copy arrays into the inputs, run, return copies of the outputs.
 
-        RunError for a missing, unknown or misshapen array, a label out of range, or
-        arrays that disagree on the batch size.
+        An input that is fed a number may be left out, and holds what it held. RunError
+        for a missing, unknown or misshapen array, a label out of range, or arrays that
+        disagree on the batch size.
         """
         arrays = {name: np.asarray(array) for name, array in inputs.items()}
         images = self._check(arrays)
@@ -185,7 +191,8 @@ class Program:
 
     def _check(self, arrays: Mapping[str, Array]) -> int:
         known = {v.name: v for v in self.graph.inputs}
-        if arrays.keys() != known.keys():
+        optional = dict(self.graph.feeds)
+        if not known.keys() - optional.keys() <= arrays.keys() <= known.keys():
             raise RunError(
                 f"this program takes {', '.join(known) or 'no inputs'}, "
                 f"got {', '.join(arrays) or 'none'}"
@@ -199,8 +206,8 @@ class Program:
             listed = ", ".join(f"{k} {a.shape}" for k, a in arrays.items())
             raise RunError(f"all inputs must have one batch size, got {listed}")
         images = self._images(next(iter(sizes), None))
-        for name, value in known.items():
-            _check_input(value, arrays[name], images)
+        for name, array in arrays.items():
+            _check_input(known[name], array, images)
         return images
 
 
@@ -225,6 +232,24 @@ def _classes(graph: Graph) -> dict[str, int]:
                 if name in inputs:
                     classes[name] = logits.type.inner[-1]
     return classes
+
+
+def _shares(graph: Graph) -> list[str]:
+    """The inputs that say which share dropout keeps."""
+    inputs, shares = {v.name for v in graph.inputs}, list[str]()
+    for node in graph.nodes:
+        for inner in node.region.nodes if node.region else ():
+            if inner.op == "keep_mask" and inner.operands[2].name.isdigit():
+                shares.append(node.operands[int(inner.operands[2].name)].name)
+    return [name for name in dict.fromkeys(shares) if name in inputs]
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0 < share <= 1:
+        raise RunError(
+            f"%{name} is the share that dropout keeps, above 0 and at most 1 (which "
+            f"keeps all); got {share:g}"
+        )
 
 
 def _check_labels(name: str, classes: int, labels: Array) -> None:

@@ -22,6 +22,7 @@ from convc.initializers import check_initializer, initial_state
 from convc.ir import philox
 from convc.ir.errors import CompileError, IRSyntaxError, TypeRuleError, VerifyError
 from convc.ir.graph import Graph, Parameter
+from convc.ir.interpreter import fed
 from convc.ir.ops.base import Array
 from convc.ir.parser import parse
 from convc.ir.verifier import underline, verify
@@ -154,10 +155,10 @@ def check_schedules(graph: Graph, backend: Backend, batch: int, threads: int) ->
 
 
 def random_inputs(graph: Graph, images: int, seed: int = 0) -> dict[str, Array]:
-    """Numbers from 0 to 1, and classes there are, for every input."""
+    """Numbers from 0 to 1, and classes there are, for every input not fed its own."""
     classes = np.uint32(fewest_classes(graph))
-    found: dict[str, Array] = {}
-    for value in graph.inputs:
+    found = fed(graph)
+    for value in (v for v in graph.inputs if v.name not in found):
         t, stream = value.type, philox.stream_of(value.name)
         draw = philox.uniform if t.dtype.is_float else philox.bits
         drawn: Array = draw(seed, stream, 0, t.elements(images))

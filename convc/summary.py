@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from convc.ir.graph import Graph, Loc, Node, Parameter
 from convc.ir.ops import OPS
+from convc.ir.ops.random import DROPOUTS, MASKS
 from convc.sizes import Size, sizes
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ _TYPES = {
     "max_pool2d": "max_pool2d",
     "avg_pool2d": "avg_pool2d",
     "matmul": "dense",
-    "apply_mask": "dropout",
+    **dict.fromkeys(DROPOUTS, "dropout"),
     "batch_norm": "batch_norm",
 }
 # Scalars of a formula and draws of bits: no layer is named after these.
-_HELPERS = ("constant", "dropout_mask")
+_HELPERS = ("constant", *MASKS)
 # What stands for images in a type is less or more where a result has other axes.
 _RANKS = {3: "1d", 5: "3d"}
 

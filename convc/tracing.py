@@ -416,7 +416,7 @@ def trace(
             checked_name("input", k): Tensor(t, t.builder.input(k, tensor_type(given)))
             for k, given in inputs.items()
         }
-        result = _bound(function, what, handles)()
+        result = called(function, handles)
     except TypeRuleError as error:
         raise mistake(str(error), place=t.place) from None
     finally:
@@ -430,26 +430,29 @@ def trace(
     return t.builder.finish()
 
 
-def _bound(
-    function: Callable[..., object], what: str, handles: dict[str, Tensor]
-) -> Callable[[], object]:
-    """``function`` with the handles as its arguments."""
+def called(function: Callable[..., Any], handles: Mapping[str, Tensor]) -> Any:
+    """What ``function`` returns for the handles: by name, a single one by position.
+
+    TypeRuleError if it does not take them.
+    """
+    what = getattr(function, "__name__", type(function).__name__)
     if not callable(function):
         raise TypeRuleError(f"a model is a function of its inputs, got a {what}")
     signature = inspect.signature(function)
-    try:
-        signature.bind(**handles)
-        return lambda: function(**handles)
-    except TypeError:
-        pass
-    try:
-        if len(handles) == 1:
-            signature.bind(*handles.values())
-            return lambda: function(*handles.values())
-    except TypeError:
-        pass
+    if _takes(signature, **handles):
+        return function(**handles)
+    if len(handles) == 1 and _takes(signature, *handles.values()):
+        return function(*handles.values())
     taken = ", ".join(str(p) for p in signature.parameters.values())
     raise TypeRuleError(
         f"{what} takes ({taken}), its inputs are {', '.join(handles) or 'none'}; "
         "name the inputs like the function's arguments"
     )
+
+
+def _takes(signature: inspect.Signature, *args: Tensor, **kwargs: Tensor) -> bool:
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True

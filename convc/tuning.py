@@ -176,6 +176,7 @@ def alone(graph: Graph, node: Node) -> Graph:
         tuple((v.name, v) for v in node.results if v.name not in updated),
         updates,
         "kernel",
+        feeds=tuple(f for f in graph.feeds if f[0] in {v.name for v in node.operands}),
     )
 
 

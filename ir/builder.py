@@ -26,6 +26,7 @@ class GraphBuilder:
         self.nodes = list(base.nodes) if base else []
         self.outputs = list(base.outputs) if base else []
         self.updates = list(base.updates) if base else []
+        self.feeds = base.feeds if base else ()
         self.locs: tuple[Loc, ...] = ()
         self._names = {v.name for v in base.values()} if base else set()
         numbers = [int(n) for n in self._names if n.isdigit() and len(n) < 10]
@@ -118,4 +119,5 @@ class GraphBuilder:
             tuple(self.nodes),
             tuple(self.outputs),
             tuple(self.updates),
+            feeds=self.feeds,
         )

@@ -126,7 +126,8 @@ class Arena:
 class Graph:
     """A program: inputs, parameters, nodes in execution order, named outputs.
 
-    ``updates`` says which value each parameter takes when the program has run.
+    ``updates`` says which value each parameter takes when the program has run,
+    ``feeds`` which number an input f32[] holds as long as it is given no other.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Graph:
     updates: tuple[tuple[Value, Value], ...] = ()
     stage: str = "tensor"
     arena: Arena | None = None
+    feeds: tuple[tuple[str, float], ...] = ()
 
     def values(self) -> Iterator[Value]:
         """Every value of the graph in order of definition."""

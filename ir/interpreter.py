@@ -63,9 +63,11 @@ def interpret(
     ``float64`` every f32, bf16 and f16 value is computed and returned in float64, and
     what an op's ``precision`` allows is not made use of either way. With ``memo``
     operations that the run before did on the same arrays are not done again. RunError
-    for an array that is missing, misshapen or of another kind of number.
+    for an array that is missing, misshapen or of another kind of number; what the graph
+    feeds itself need not be given.
     """
     batch = batch_of(graph, inputs)
+    inputs = {**fed(graph), **inputs}
     state: dict[str, Array] = {}
     for value in (*graph.inputs, *(p.value for p in graph.parameters)):
         source = inputs if value in graph.inputs else parameters
@@ -85,6 +87,11 @@ def interpret(
         {name: state[v.name] for name, v in graph.outputs},
         {target.name: state[v.name] for target, v in graph.updates},
     )
+
+
+def fed(graph: Graph) -> dict[str, Array]:
+    """What the inputs hold that the graph feeds, by name."""
+    return {name: np.asarray(number, np.float32) for name, number in graph.feeds}
 
 
 def batch_of(graph: Graph, inputs: Mapping[str, Array]) -> int:

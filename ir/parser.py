@@ -4,7 +4,7 @@
 
     graph     = "graph" string "(" [input {"," input}] ")" "->" "(" [output …] ")"
                 ["stage" word] "{" {parameter} {node} {update} [arena] "}"
-    input     = value ":" type
+    input     = value ":" type ["=" (int | float)]     (what it holds if not given)
     output    = string "=" value
     parameter = ("param" | "state") value ":" type "=" string "(" [pairs] ")" [locs]
     node      = value {"," value} "=" (op | kernel) [locs]
@@ -134,7 +134,8 @@ class _Parser:
         name = self.string()
         scope: Scope = {}
         self.take("punct", "(")
-        inputs = tuple(self.listed(")", lambda: self.typed(scope)))
+        feeds: list[tuple[str, float]] = []
+        inputs = tuple(self.listed(")", lambda: self.input(scope, feeds)))
         self.take("arrow")
         self.take("punct", "(")
         outputs = self.listed(")", self.output)
@@ -164,7 +165,18 @@ class _Parser:
             tuple(updates),
             stage,
             arena,
+            tuple(feeds),
         )
+
+    def input(self, scope: Scope, feeds: list[tuple[str, float]]) -> Value:
+        value = self.typed(scope)
+        if self.accept("="):
+            token = self.token
+            number = self.attr(0)
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise self.fail(f"expected a number, found {token.text[:40]!r}", token)
+            feeds.append((value.name, float(number)))
+        return value
 
     def stage(self) -> str:
         word = self.take("word")

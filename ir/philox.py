@@ -141,11 +141,26 @@ def keep_threshold(keep: float) -> int:
     return math.floor(keep * 2.0**32)
 
 
+def fed_threshold(keep: float) -> int:
+    """``keep_threshold`` of a share that is known when a program runs, any number.
+
+    keep * 2**32 is exact in float32, so that every backend finds the same bound: 0 for
+    a share up to 0, and 2**32 from 1 on, and for NaN.
+    """
+    return math.floor(max(keep, 0.0) * 2.0**32) if keep < 1 else 1 << 32
+
+
 def keep_mask(
     seed: int, stream: int, step: int, count: int, keep: float, start: int = 0
 ) -> NDArray[np.bool_]:
     """Which elements dropout keeps, bool[count]: word < keep_threshold(keep)."""
-    threshold = keep_threshold(keep)
+    return words_below(seed, stream, step, count, keep_threshold(keep), start)
+
+
+def words_below(
+    seed: int, stream: int, step: int, count: int, threshold: int, start: int = 0
+) -> NDArray[np.bool_]:
+    """Whose word is below ``threshold``, bool[count]."""
     if threshold > _LOW:
         return np.ones(_whole("count", count, ELEMENTS), dtype=np.bool_)
     return bits(seed, stream, step, count, start) < np.uint32(threshold)

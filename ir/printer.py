@@ -19,7 +19,7 @@ def print_graph(graph: Graph) -> str:
 
 def graph_lines(graph: Graph) -> list[str]:
     """The lines of ``print_graph``."""
-    inputs = ", ".join(f"{v}: {v.type}" for v in graph.inputs)
+    inputs = ", ".join(f"{v}: {input_text(graph, v)}" for v in graph.inputs)
     outputs = ", ".join(f"{text(k)}={v}" for k, v in graph.outputs)
     stage = "" if graph.stage == "tensor" else f" stage {graph.stage}"
     lines = [f"graph {text(graph.name)}({inputs}) -> ({outputs}){stage} {{"]
@@ -30,6 +30,13 @@ def graph_lines(graph: Graph) -> list[str]:
     if graph.arena:
         lines += [f"  {line}" for line in _arena_lines(graph.arena)]
     return [*lines, "}"]
+
+
+def input_text(graph: Graph, value: Value) -> str:
+    """An input's type, and the number it holds if it is fed one."""
+    feeds = dict(graph.feeds)
+    fed = f" = {attr_text(feeds[value.name])}" if value.name in feeds else ""
+    return f"{value.type}{fed}"
 
 
 def parameter_line(parameter: Parameter) -> str:

@@ -89,6 +89,16 @@ def apply_mask(site: Site) -> Sum:
     return Sum(inherited, mass, 2, x.grid * grid_of(np.asarray(scale)))
 
 
+def apply_keep(site: Site) -> Array:
+    """The quotient x / keep where the mask may be set."""
+    x, mask, keep = site.args
+    undecided = mask.error > 0
+    error = np.where(mask.value, x.error, 0)
+    error = np.where(undecided, np.maximum(x.size, x.error), error)
+    masked = Rounded(np.where(mask.value, x.value, 0), error)
+    return divide(replace(site, args=(masked, keep)))
+
+
 def maximum(site: Site) -> Array:
     """1-Lipschitz: only operands that may win count."""
     x, y = site.args
@@ -292,7 +302,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "argmax": argmax,
         "greater_equal": greater_equal,
         "equal": equal,
-        "dropout_mask": dropout_mask,
+        **dict.fromkeys(("dropout_mask", "keep_mask"), dropout_mask),
+        "apply_keep": apply_keep,
         "apply_mask": apply_mask,
         **FORMULAS,
     }

@@ -10,7 +10,7 @@ from convc.ir.graph import STAGES, VIEWS, Arena, Buffer, Graph, Node, Region, Va
 from convc.ir.liveness import homes, lives, takeovers
 from convc.ir.ops import OPS
 from convc.ir.printer import graph_lines
-from convc.ir.types import TensorType, batch_last
+from convc.ir.types import DType, TensorType, batch_last
 
 CONTEXT = 6
 """Lines shown before and after a culprit."""
@@ -26,6 +26,7 @@ def verify(graph: Graph) -> Graph:
     if graph.stage not in STAGES:
         raise VerifyError(f"unknown stage {graph.stage!r}, known: {', '.join(STAGES)}")
     _check_names(graph)
+    _check_feeds(graph)
     _check_parameters(graph)
     defined = {v.name: v for v in (*graph.inputs, *(p.value for p in graph.parameters))}
     for node in graph.nodes:
@@ -81,6 +82,21 @@ def _check_names(graph: Graph) -> None:
         if count > 1:
             reason = f"the output {name!r} is declared {count} times"
             raise VerifyError(_mark(graph, (), reason))
+
+
+def _check_feeds(graph: Graph) -> None:
+    inputs, seen = {v.name: v for v in graph.inputs}, set[str]()
+    for name, number in graph.feeds:
+        value, reason = inputs.get(name), ""
+        if value is None or name in seen:
+            reason = f"%{name} is fed a number: it must be an input, fed one only"
+        elif value.type != TensorType(DType.F32, ()):
+            reason = f"an input that is fed a number is f32[], {value} is {value.type}"
+        elif not isfinite(number):
+            reason = f"{value} is fed {number}; it must be finite"
+        if reason:
+            raise VerifyError(_mark(graph, (), reason))
+        seen.add(name)
 
 
 def _check_parameters(graph: Graph) -> None:

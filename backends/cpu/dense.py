@@ -9,19 +9,26 @@ from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel, scalar
 from convc.backends.source import Writer
 from convc.ir.graph import Attrs, Node, Value
+from convc.ir.ops.random import DROPOUTS
 from convc.ir.types import DType, TensorType
 
 EPILOGUE = {
     "bias_add": 0,
     **dict.fromkeys(ACTIVATIONS, 0),
-    "apply_mask": 0,
+    **dict.fromkeys(DROPOUTS, 0),
     "relu_grad": 1,
 }
 """Ops that may follow a product in its kernel, with the operand that is handed on."""
+TWICE = (*DROPOUTS, "relu_grad")
+"""Those of two calls."""
+
+
+NAMES = {"matmul": "z", **dict.fromkeys(DROPOUTS, "masked")}
+"""What results within a chain are called, if not like their op."""
 
 
 class Dense(Emitter):
-    """Products, each matmul [+ bias_add] [+ activation] [+ apply_mask] [+ relu_grad].
+    """Products, each matmul [+ bias_add] [+ activation] [+ dropout] [+ relu_grad].
 
     A filter gradient matmul(x, dy) may bring the bias gradient reduce_sum(dy) along.
     Results are stored [features, batch] (filter gradients [in, out]). In `gemm_rows`
@@ -62,7 +69,7 @@ class Dense(Emitter):
             m = -(-m // threads)
         work = gemm(m, depth, n)
         for node in chain[1:]:
-            work += passes(m * n, 2, 2 if node.op in ("apply_mask", "relu_grad") else 1)
+            work += passes(m * n, 2, 2 if node.op in TWICE else 1)
         return replace(work, flops=work.flops * threads, local=work.local * threads)
 
     def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
@@ -151,7 +158,7 @@ class Dense(Emitter):
         names, current = [], ""
         for node in reversed(chain):
             if kernel.outer(node.result) is not None:
-                current = {"matmul": "z", "apply_mask": "masked"}.get(node.op, node.op)
+                current = NAMES.get(node.op, node.op)
                 current = "y" if node is chain[-1] else current
                 w(f"{current} = {kernel.mem(node.result)}{part}")
             names.append(current)
@@ -172,13 +179,14 @@ class Dense(Emitter):
             return [f"add({source}, bias, out={target})"]
         if node.op in ACTIVATIONS:
             return activate(node, source, target, work=target)
-        if node.op == "apply_mask":
+        if node.op in DROPOUTS:
             w(f"mask = {kernel.mem(node.operands[1])}{part}")
+            masked = f"multiply({source}, mask, out={target})"
+            if node.op == "apply_keep":
+                w(f"keep = {kernel.mem(node.operands[2])}")
+                return [masked, f"np.divide({target}, keep, out={target})"]
             scale = scalar(node.attrs["scale"], node.result.type.dtype)
-            return [
-                f"multiply({source}, mask, out={target})",
-                f"multiply({target}, {scale}, out={target})",
-            ]
+            return [masked, f"multiply({target}, {scale}, out={target})"]
         w(f"active = {kernel.mem(node.operands[0])}{part}")
         w(f"won = {kernel.private('won', '*active.shape')}")
         return [

@@ -61,6 +61,7 @@ LINES: dict[str, Lines] = {
     "cast": lambda node: ['copyto(o, x, casting="unsafe")'],
     "copy": lambda node: ["copyto(o, x)"],
     "apply_mask": _apply_mask,
+    "apply_keep": lambda node: ["multiply(x, y, out=o)", "np.divide(o, z, out=o)"],
     "moving_average": _moving_average,
 }
 """The calls of each op on operands x, y, result o and scratch s."""

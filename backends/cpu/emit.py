@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from convc.backends.base import Emitted, EmittedKernel
 from convc.backends.cpu.kernel import Kernel
 from convc.backends.cpu.plan_check import check_plan
-from convc.backends.cpu.prelude import HELPERS, SHARE, TAIL, helpers_for, memory_for
+from convc.backends.cpu.prelude import HELPERS, SHARE, helpers_for, memory_for, tail
 from convc.backends.cpu.table import emitter_for
 from convc.backends.source import LINE, Writer, comment, identifier, listed
 from convc.ir.graph import Arena, Buffer, Graph
@@ -43,7 +43,7 @@ RESERVED = frozenset(HELPERS).union(
     ),
     FUNCTIONS,
     ("BATCH", "THREADS", "ARENA_BYTES", "ZERO", "BARRIER", "KERNELS", "ARRAYS"),
-    ("Memory", "Program", "share", "pieces", "seconds"),
+    ("FEEDS", "Memory", "Program", "share", "pieces", "seconds"),
 )
 """Names the emitted file uses itself."""
 
@@ -73,7 +73,7 @@ def emit_program(graph: Graph, arena: Arena) -> Emitted:
     w.block(source)
     _emit_tables(w, graph, names, buffers)
     w("", "")
-    w.block(TAIL)
+    w.block(tail(bool(graph.feeds)))
     return Emitted("\n".join(w.lines) + "\n", _places_in_source(w, kernels, names))
 
 
@@ -195,3 +195,7 @@ def _emit_tables(
         row = f'("{dtype}", {offset}, {value.type.order}, {shape})'
         w(f"    {json.dumps(key)}: {row},")
     w("}")
+    if graph.feeds:
+        w("# inputs that hold a number until they are given another")
+        w("FEEDS = {")
+        w(*(f"    {json.dumps(k)}: {number!r}," for k, number in graph.feeds), "}")

@@ -235,6 +235,13 @@ def philox(lanes, first, stream, seed, step):
         key0, key1 = key0 + 0x9E3779B9 & 0xFFFFFFFF, key1 + 0xBB67AE85 & 0xFFFFFFFF
 '''
 
+KEEP_LIMIT = '''
+def keep_limit(keep, out):
+    """The bound below which a word keeps its element: keep * 2**32, cut to a word."""
+    share = float(keep)
+    out[...] = int(max(share, 0.0) * 2.0**32) if share < 1 else 2**32
+'''
+
 HELPERS: dict[str, str] = {
     "span": SPAN,
     "shifts": SHIFTS,
@@ -249,6 +256,7 @@ HELPERS: dict[str, str] = {
     "adam_scalars": ADAM_SCALARS,
     "pool_taps": TAPS,
     "philox": PHILOX,
+    "keep_limit": KEEP_LIMIT,
 }
 """Every helper by the name it defines, callers after those they call."""
 
@@ -324,3 +332,14 @@ if __name__ == "__main__":
     for seconds in timeit.repeat(Program().run, number=1):
         print(f"a step on {BATCH} images: {1e3 * seconds:.1f} ms")
 '''
+
+FEED = """
+        for name, number in FEEDS.items():
+            self.array(name)[...] = number
+"""
+
+
+def tail(feeds: bool) -> str:
+    """The class that runs the kernels; its inputs hold the numbers they are fed."""
+    head, empty, rest = TAIL.partition("        self.steps = {}\n")
+    return f"{head}{empty}{FEED.lstrip(chr(10)) if feeds else ''}{rest}"

@@ -10,6 +10,7 @@ from convc.backends.source import Writer
 from convc.ir import philox
 from convc.ir.graph import Attrs
 from convc.ir.ops.base import number
+from convc.ir.ops.random import MASKS
 from convc.ir.types import DType
 
 PIECE = 64 * 1024
@@ -21,11 +22,11 @@ CALLS = 10
 
 
 class Dropout(Emitter):
-    """dropout_mask; each worker draws the elements of its images, some at a time."""
+    """A mask; each worker draws the elements of its images, some at a time."""
 
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""
-        return len(kernel.ops) == 1 and kernel.ops[0].op == "dropout_mask"
+        return len(kernel.ops) == 1 and kernel.ops[0].op in MASKS
 
     def schedules(self, kernel: Kernel, batch: int) -> list[Attrs]:
         """As many images at a time (elements, without a batch) as fit a piece."""
@@ -58,7 +59,7 @@ class Dropout(Emitter):
         stored = kernel.type(node.result)
         _, each = self._items(kernel, 1)
         total = "n" if stored.batched else str(prod(stored.inner))
-        seed, step = node.operands
+        seed, step, *keep = node.operands
         w(f"seed, step = {kernel.mem(seed)}, {kernel.mem(step)}")
         if stored.batched:
             axes = ", ".join(str(stored.order.index(a)) for a in range(stored.rank))
@@ -78,10 +79,15 @@ class Dropout(Emitter):
         w("drawn = flags[: 4 * len(first)].reshape(-1, 4).T")
         dims = ["m", *map(str, stored.inner)] if stored.batched else ["m"]
         w(f"kept = flags[lo % 4 : lo % 4 + hi - lo].reshape({', '.join(dims)})")
-        threshold = philox.keep_threshold(number(node.attrs["keep"]))
+        w.steps(f"philox(lanes, first, {node.attrs['stream']}, seed, step)")
+        if keep:
+            w("limit = lanes[5, :1]  # and with this one")
+            w.steps(f"keep_limit({kernel.mem(keep[0])}, out=limit)")
+            limit = "limit"
+        else:
+            threshold = philox.keep_threshold(number(node.attrs["keep"]))
+            limit = f"np.uint64({threshold})"
         w.steps(
-            f"philox(lanes, first, {node.attrs['stream']}, seed, step)",
-            f"np.less(lanes[:4], np.uint64({threshold}), out=drawn)",
-            "copyto(mask[i : i + m], kept)",
+            f"np.less(lanes[:4], {limit}, out=drawn)", "copyto(mask[i : i + m], kept)"
         )
         w.depth -= 1

@@ -225,7 +225,8 @@ def emit_program(graph: Graph, arena: Arena) -> Emitted:
         EmittedKernel(k.function, k.node, k.first + shift, k.last + shift)
         for k in file.kernels
     )
-    lines = [*head, *file.lines, *_tables(file, graph), "", "", runner(source)]
+    tail = runner(source, bool(graph.feeds))
+    lines = [*head, *file.lines, *_tables(file, graph), "", "", tail]
     return Emitted("\n".join(lines) + "\n", kernels)
 
 
@@ -247,4 +248,9 @@ def _tables(file: File, graph: Graph) -> list[str]:
     for key, value in entries:
         shape = tuple(None if isinstance(d, str) else d for d in value.type.shape)
         found.append(f"    {json.dumps(key)}: ({json.dumps(value.name)}, {shape}),")
-    return [*found, "}"]
+    found.append("}")
+    if graph.feeds:
+        found += ["", "# inputs that hold a number until they are given another"]
+        rows = (f"    {json.dumps(name)}: {number!r}," for name, number in graph.feeds)
+        found += ["FEEDS = {", *rows, "}"]
+    return found

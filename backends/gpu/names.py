@@ -21,7 +21,7 @@ TORCH = {kind: "bool" if name == "int1" else name for kind, name in TRITON.items
 
 RESERVED = frozenset(dir(builtins)).union(
     ("time", "torch", "triton", "tl", "pid", "acc"),
-    ("BATCH", "ARENA_BYTES", "LAUNCHES", "LAUNCHES_OF", "PLACES", "ARRAYS"),
-    ("Program", "keeps", "exp", "tanh"),
+    ("BATCH", "ARENA_BYTES", "LAUNCHES", "LAUNCHES_OF", "PLACES", "ARRAYS", "FEEDS"),
+    ("Program", "keeps", "keeps_share", "exp", "tanh"),
 )
 """Names that kernels and their variables may not take."""

@@ -105,6 +105,11 @@ def _apply_mask(t: Tile, node: Node, coords: Coords, where: Where) -> str:
     return f"tl.where({mask}, {scaled}, 0.0)"
 
 
+def _apply_keep(t: Tile, node: Node, coords: Coords, where: Where) -> str:
+    x, mask, keep = _operands(t, node, coords, where)
+    return ratio(f"tl.where({mask}, {x}, 0.0)", keep, node.result.type.dtype)
+
+
 def _bias_add(t: Tile, node: Node, coords: Coords, where: Where) -> str:
     x, bias = node.operands
     return f"{t.value(x, coords, where)} + {t.value(bias, coords[-1:], where)}"
@@ -358,6 +363,12 @@ def _dropout_mask(t: Tile, node: Node, coords: Coords, where: Where) -> str:
     return f"keeps({seed}, {step}, {node.attrs['stream']}, {element}, {threshold})"
 
 
+def _keep_mask(t: Tile, node: Node, coords: Coords, where: Where) -> str:
+    seed, step, keep = (t.value(v, ()) for v in node.operands)
+    element = t.text(t.offset(node.result, coords))
+    return f"keeps_share({seed}, {step}, {node.attrs['stream']}, {element}, {keep})"
+
+
 RULES: dict[str, Rule] = {
     "add": _simple("{} + {}"),
     "subtract": _simple("{} - {}"),
@@ -380,6 +391,7 @@ RULES: dict[str, Rule] = {
     "constant": _constant,
     "copy": _simple("{}"),
     "apply_mask": _apply_mask,
+    "apply_keep": _apply_keep,
     "bias_add": _bias_add,
     "batch_norm": _batch_norm,
     "moving_average": _moving_average,
@@ -396,5 +408,6 @@ RULES: dict[str, Rule] = {
     "avg_pool2d": _avg_pool,
     "avg_pool2d_grad": _avg_pool_grad,
     "dropout_mask": _dropout_mask,
+    "keep_mask": _keep_mask,
 }
 """How each op that has elements of its own is written."""

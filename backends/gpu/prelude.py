@@ -2,11 +2,7 @@
 
 import re
 
-HELPERS = {
-    "keeps": '''
-@triton.jit
-def keeps(seed, step, stream, element, threshold):
-    """Whether dropout keeps an element: its word of Philox 4x32-10 is small enough."""
+WORD = """
     block = (element // 4).to(tl.uint32)
     low = tl.zeros_like(block) + (step & 0xFFFFFFFF).to(tl.uint32)
     high = tl.zeros_like(block) + (step >> 32).to(tl.uint32)
@@ -14,7 +10,24 @@ def keeps(seed, step, stream, element, threshold):
     a, b, c, d = tl.philox(seed, block, of, low, high)
     lane = element % 4
     word = tl.where(lane < 2, tl.where(lane == 0, a, b), tl.where(lane == 2, c, d))
+""".strip("\n")
+"""An element's random word."""
+
+HELPERS = {
+    "keeps": f'''
+@triton.jit
+def keeps(seed, step, stream, element, threshold):
+    """Whether dropout keeps an element: its word of Philox 4x32-10 is small enough."""
+{WORD}
     return word < tl.full((), threshold, tl.uint32)
+''',
+    "keeps_share": f'''
+@triton.jit
+def keeps_share(seed, step, stream, element, keep):
+    """Whether dropout keeps an element: none for a share up to 0, all from 1 on."""
+{WORD}
+    share = tl.where(keep < 1.0, tl.where(keep > 0.0, keep, 0.0), 1.0)
+    return word.to(tl.int64) < (share * 4294967296.0).to(tl.int64)
 ''',
     "exp": '''
 @triton.jit
@@ -107,9 +120,13 @@ WORKSPACE = '''
 """What the runner needs where kernels make tensor descriptors."""
 
 
-def runner(source: str) -> str:
-    """The class that runs the kernels in ``source``."""
+def runner(source: str, feeds: bool = False) -> str:
+    """The class that runs the kernels in ``source``, fed or not."""
     text = RUNNER.strip("\n")
+    if feeds:
+        held = "        for name, number in FEEDS.items():\n"
+        held += "            self.array(name).fill_(number)\n\n"
+        text = text.replace("\n    def at(", f"{held}    def at(", 1)
     if "make_tensor_descriptor" not in source:
         return text
     filled = '        self.at("!images").fill_(BATCH)\n'

@@ -23,7 +23,7 @@ main = CommandGroup(
     "convc",
     help="A graph compiler for convnets: readable models in, readable kernels out.\n\n"
     "MODEL is file.py:function, or built in: two_conv, four_conv, strided, and of the "
-    "examples cs20si, cs20, cs20_layers, ltfn5, ltfn5_sane, ltfn5_average, "
+    "examples cs20si, cs20, cs20_layers, flat784, ltfn5, ltfn5_sane, ltfn5_average, "
     "ltfn5_strided, csci1470, csci1470_cifar.",
     epilog="convc COMMAND --help lists a command's options.",
 )

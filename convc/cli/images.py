@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from convc.data.idx import DataError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from convc.ir.types import TensorType
     from convc.runtime.evaluation import Prediction
 
 SIDE = 28
@@ -63,6 +65,12 @@ def read_image(path: Path, shape: tuple[int, ...]) -> tuple[str, Images]:
     opened = _opened(path).convert("L" if channels == 1 else "RGB")
     small = np.asarray(opened.resize((width, height)), dtype=np.float32)
     return str(path), small.reshape(1, *shape) / np.float32(255)
+
+
+def images_for(kind: TensorType, images: Images) -> Images:
+    """The images in the shape that an input wants, where it has as many numbers."""
+    fits = prod(kind.inner) == prod(images.shape[1:])
+    return images.reshape(len(images), *kind.inner) if fits else images
 
 
 def _array(path: Path) -> Images:

@@ -72,6 +72,7 @@ def bisect(
         _between(Path(model), Path(after))
         return
     from convc.engines import targeted
+    from convc.model import Fed
     from convc.trust.bisect import Search
     from convc.trust.finding import WHOLE
 
@@ -79,7 +80,10 @@ def bisect(
     loaded = load_model(model, input_type)
     whole = WHOLE.format(
         model=model,
-        inputs={name: str(kind) for name, kind in loaded.inputs.items()},
+        inputs={
+            name: kind if isinstance(kind, Fed) else str(kind)
+            for name, kind in loaded.inputs.items()
+        },
         step=_METHODS[step],
         precision=loaded.precision,
         backend=backend,

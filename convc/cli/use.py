@@ -198,7 +198,7 @@ def predict(
 
     MODEL may be left out where the weight file says which built-in network it is of.
     """
-    from convc.cli.images import prediction_table, read_images
+    from convc.cli.images import images_for, prediction_table, read_images
     from convc.networks import built_in
     from convc.runtime import evaluation
     from convc.runtime.checkpoint import weights_network
@@ -211,6 +211,7 @@ def predict(
     loaded = load_model(spec or _recorded(weights, weights_network(weights)))
     tensors = read_weights(loaded, weights)
     names, images = read_images([Path(path) for path in paths])
+    images = images_for(loaded.image, images)
     answer = evaluation.predict(
         loaded,
         images,

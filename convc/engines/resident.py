@@ -53,10 +53,17 @@ class DeviceBatches:
         self._at = 0
 
     def begin(self, order: Array, batch: int) -> None:
-        """Upload the order; the next step is on batch number ``batch`` of it."""
+        """Upload the order; the next step is on batch number ``batch`` of it.
+
+        What else the program reads, numbers that it is fed, is uploaded too.
+        """
         with self._engine.device.active():
             uploaded(self._order, order.astype(np.int32))
             self._number.fill_(batch)
+            if not self._engine.device.live:
+                for value in self._engine.graph.inputs:
+                    if value.name not in self._inputs:
+                        self._engine.upload(value.name, self._engine.arena.batch)
         self._at = batch
 
     def steps(self, number: int) -> list[tuple[float, int]]:

@@ -91,11 +91,15 @@ class TritonEngine:
         """The inputs, and how many images they are, for the launches that follow."""
         if not self.device.live:
             for value in self.graph.inputs:
-                there = self.emitted.array(value.name, n)
-                there.copy_(self._part(value.name, n), non_blocking=True)
+                self.upload(value.name, n)
         if n != self.images_set:
             self.emitted.at("!images").fill_(n)
             self.images_set = n
+
+    def upload(self, name: str, n: int) -> None:
+        """Copy an input from where the host left it to the device."""
+        there = self.emitted.array(name, n)
+        there.copy_(self._part(name, n), non_blocking=True)
 
     def _step(self) -> None:
         if self.graphs:

@@ -6,6 +6,7 @@ and puts the moving averages in place of the batch's statistics.
 
 from convc.ir import philox
 from convc.ir.errors import TypeRuleError
+from convc.ir.types import DType, TensorType
 from convc.layers import arguments as args
 from convc.tracing import SEED, STEP, Tensor, Trace, layer_scope
 
@@ -13,26 +14,46 @@ from convc.tracing import SEED, STEP, Tensor, Trace, layer_scope
 def dropout(
     inputs: Tensor,
     rate: float | None = None,
-    keep: float | None = None,
+    keep: float | Tensor | None = None,
     name: str | None = None,
 ) -> Tensor:
     """Each element times 1/keep with probability keep = 1 - rate, else 0.
 
     Give one of the two: ``rate`` in [0, 1) or ``keep`` in (0, 1]. The mask is drawn
     from the layer's name, the seed and the training step (Srivastava et al., 2014).
+
+    A number is for training: evaluation leaves it out. A tensor ``keep: f32[]``, say an
+    input that is fed a number, holds in every program, and keeps all where it is 1.
     """
     with layer_scope("dropout", name) as t:
         x = args.tensor("dropout", "inputs", inputs)
-        kept = _kept(rate, keep)
+        share = _share(rate, keep) if isinstance(keep, Tensor) else None
+        kept = 0.0 if isinstance(keep, Tensor) else _kept(rate, keep)
         if kept == 1:
             return x
         call = t.call_of(t.scope)
         stream = philox.stream_of(f"{t.scope}:{call}" if call else t.scope)
         seed, step = t.state(SEED), t.state(STEP)
+        if share is not None:
+            drawn = t.emit("keep_mask", seed, step, share, shape=x.shape, stream=stream)
+            return t.emit("apply_keep", x, drawn, share)
         mask = t.emit(
             "dropout_mask", seed, step, shape=x.shape, keep=kept, stream=stream
         )
         return t.emit("apply_mask", x, mask, scale=1 / kept)
+
+
+def _share(rate: float | None, keep: Tensor) -> Tensor:
+    """``keep``, a scalar f32[], which may not stand beside a rate."""
+    if keep.type != TensorType(DType.F32, ()):
+        raise TypeRuleError(
+            f"dropout: keep must be a number or a tensor f32[] (keep: {keep.type})"
+        )
+    if rate is not None:
+        raise TypeRuleError(
+            f"dropout: give either rate or keep, got rate={rate!r} and keep={keep!r}"
+        )
+    return keep
 
 
 def _kept(rate: float | None, keep: float | None) -> float:

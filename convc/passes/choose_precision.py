@@ -24,6 +24,7 @@ from convc.ir.builder import GraphBuilder
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.interpreter import interpret
 from convc.ir.ops import OPS
+from convc.ir.ops.random import DROPOUTS
 from convc.ir.rounding import bounded
 from convc.ir.types import DType
 from convc.passes.canonicalize import drop_dead
@@ -39,10 +40,12 @@ PRODUCTS = ("conv2d", "conv2d_input_grad", "matmul")
 """Ops that are done in the precision; the second is a transposed convolution."""
 FOLLOWS = (
     *("bias_add", "add", "subtract", "multiply", "maximum", "minimum", "negate"),
-    *("relu", "tanh", "sigmoid", "max_pool2d", "avg_pool2d", "apply_mask"),
+    *("relu", "tanh", "sigmoid", "max_pool2d", "avg_pool2d", *DROPOUTS),
     *("reshape", "transpose", "concat", "slice", "pad", "copy", "broadcast_to"),
 )
 """Ops that go on in 16 bits: what they read has been rounded already."""
+WIDE: Mapping[str, int] = {"apply_keep": 2}
+"""Operands of such ops that stay in f32, by their number."""
 ACCUMULATED = ("conv2d_filter_grad", "matmul", "reduce_sum")
 """Ops whose sums need not be rounded to 16 bits, for f32 is what they are wanted in."""
 
@@ -98,7 +101,10 @@ class _Lowering:
         rounded = any(self._is_half(v) for v in floats)
         lower = node.op in PRODUCTS or (node.op in FOLLOWS and rounded)
         kind = self._half if lower and single else DType.F32
-        operands = tuple(self._in(v, kind) for v in node.operands)
+        operands = tuple(
+            self._in(v, DType.F32 if WIDE.get(node.op) == i else kind)
+            for i, v in enumerate(node.operands)
+        )
         types = OPS[node.op].result_types([v.type for v in operands], node.attrs)
         results = tuple(
             Value(old.name, t) for old, t in zip(node.results, types, strict=True)

@@ -7,6 +7,7 @@ import networkx as nx
 from convc.backends.base import ACTIVATIONS
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.ops.pool import pool_axes
+from convc.ir.ops.random import DROPOUTS
 from convc.passes.fusion import Chain, Follower, fuse_chain
 from convc.passes.manager import Context, Pass
 from convc.passes.outline import is_convex, kernel_name, outline
@@ -122,7 +123,7 @@ def _backward_group(graph: Graph, anchor: Node, context: Context) -> list[str]:
 
 NOT_UNDONE = {
     "avg_pool2d_grad": "a tile undoes max-pools only",
-    "apply_mask": "a tile undoes no dropout",
+    **dict.fromkeys(DROPOUTS, "a tile undoes no dropout"),
     "max_pool2d_grad": "a tile undoes a ReLU after the pool, here it was before it",
 }
 """Gradients that a reader may expect at the start of such a kernel, and why not."""

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from convc.backends.base import ACTIVATIONS
 from convc.ir.graph import Graph, Node, Value
+from convc.ir.ops.random import DROPOUTS
 from convc.passes.fusion import Chain, Follower, fuse_chain, match
 from convc.passes.manager import Context, Pass
 from convc.passes.outline import is_convex, kernel_name, outline
@@ -18,7 +19,7 @@ DENSE = Chain(
     (
         Follower(("bias_add",)),
         Follower(ACTIVATIONS),
-        Follower(("apply_mask",)),
+        Follower(DROPOUTS),
         Follower(("relu_grad",), operands=(1,)),
         Follower(("cast",), _has_half),
     ),

@@ -5,7 +5,8 @@ reads it can draw it and gets the same bits: no kernel makes it for others, and 
 memory keeps it for the backward pass.
 
 1. A kernel takes the node into its body, in the place of the operand.
-2. An ``apply_mask`` that no fusion took becomes a kernel and is treated like any other.
+2. An ``apply_mask`` or ``apply_keep`` that no fusion took becomes a kernel and is
+   treated like any other.
 
 For other ops that read it, and as an output, the mask is still made and kept. That new
 readers of the step counter run before its update is the business of ``form-kernels``.
@@ -14,6 +15,7 @@ readers of the step counter run before its update is the business of ``form-kern
 from dataclasses import replace
 
 from convc.ir.graph import Graph
+from convc.ir.ops.random import DROPOUTS, MASKS
 from convc.passes.canonicalize import drop_dead
 from convc.passes.manager import Context, Pass
 from convc.passes.outline import absorb, kernel_name, outline
@@ -22,7 +24,7 @@ from convc.passes.outline import absorb, kernel_name, outline
 def fuse_dropout(graph: Graph, context: Context) -> Graph:
     """Move each mask into the kernels that read it, if the backend wants that."""
     graph = replace(graph, stage="fusing")
-    masks = {n.name: n for n in graph.nodes if n.op == "dropout_mask"}
+    masks = {n.name: n for n in graph.nodes if n.op in MASKS}
     if not context.backend.redraws_masks:
         reason = (
             f"drawn once: {context.backend.name} reads bits faster than it draws them"
@@ -31,7 +33,7 @@ def fuse_dropout(graph: Graph, context: Context) -> Graph:
             context.refuse(mask, reason, kernel_name([mask]))
         return graph
     for node in graph.nodes:
-        if node.op == "apply_mask" and node.operands[1].name in masks:
+        if node.op in DROPOUTS and node.operands[1].name in masks:
             graph = outline(graph, [node.name])
     nodes = []
     for node in graph.nodes:

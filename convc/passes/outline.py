@@ -8,6 +8,7 @@ from string import ascii_lowercase
 import networkx as nx
 
 from convc.ir.graph import Graph, Node, Region, Value, in_order, merge_locs, substitute
+from convc.ir.ops.random import DROPOUTS
 
 SHORT = {
     "conv2d": "conv",
@@ -18,7 +19,7 @@ SHORT = {
     "max_pool2d_argmax": "",
     "max_pool2d_grad": "pool_grad",
     "matmul": "dense",
-    "apply_mask": "dropout",
+    **dict.fromkeys(DROPOUTS, "dropout"),
     "softmax_cross_entropy": "loss",
     "softmax_cross_entropy_grad": "loss_grad",
     "reduce_sum": "sum",

@@ -18,6 +18,7 @@ from itertools import pairwise
 from convc.ir.graph import Graph, Node, Value, substitute
 from convc.ir.liveness import alive, homes
 from convc.ir.ops import OPS
+from convc.ir.ops.random import MASKS
 from convc.passes.manager import Context, Pass
 
 WORTH = 2.0
@@ -116,7 +117,7 @@ def _is_cheap(node: Node) -> bool:
     """Whether a kernel draws bits, or computes each element from a few others."""
     ops = [n.op for n in node.region.nodes] if node.region else []
     work = [op for op in ops if op != "constant"]
-    cheap = all(OPS[op].elementwise or op == "dropout_mask" for op in work)
+    cheap = all(OPS[op].elementwise or op in MASKS for op in work)
     return bool(work) and cheap and len(node.results) == 1
 
 

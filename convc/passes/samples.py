@@ -6,6 +6,7 @@ import numpy as np
 
 from convc.ir import philox
 from convc.ir.graph import Graph, Value
+from convc.ir.interpreter import fed
 from convc.ir.ops.base import Array, ints
 from convc.ir.types import DType
 
@@ -55,22 +56,34 @@ class Samples:
     def __init__(self, whole: bool = True, batch: int = BATCH) -> None:
         self._whole, self._batch = whole, batch
         self._drawn: dict[tuple[Value, bool, int, int], Array] = {}
+        self._fed: dict[tuple[str, float], Array] = {}
 
     def of(self, *graphs: Graph) -> tuple[State, State]:
         """Inputs and parameters for all of ``graphs``.
 
-        Among real numbers, states are positive, as variances are.
+        Among real numbers, states are positive, as variances are. Inputs that a graph
+        feeds hold what it says.
         """
         few = min(map(fewest_classes, graphs)), min(map(fewest_taps, graphs))
         inputs = [v for g in graphs for v in g.inputs]
         parameters = [p for g in graphs for p in g.parameters]
+        drawn = {v.name: self._draw(v, False, *few) for v in inputs}
+        known = {name: array for g in graphs for name, array in fed(g).items()}
         return (
-            {v.name: self._draw(v, False, *few) for v in inputs},
+            {
+                **drawn,
+                **{name: self._kept(name, array) for name, array in known.items()},
+            },
             {
                 p.value.name: self._draw(p.value, not p.trainable, *few)
                 for p in parameters
             },
         )
+
+    def _kept(self, name: str, array: Array) -> Array:
+        """``array``, or the equal one that was given out for the name before."""
+        key = name, float(array)
+        return self._fed.setdefault(key, array)
 
     def _draw(self, value: Value, state: bool, classes: int, taps: int) -> Array:
         key = value, state, classes, taps

@@ -14,7 +14,7 @@ from convc import __version__
 from convc.backends import backend_named
 from convc.diff import diff
 from convc.ir.graph import Buffer, Graph, Loc, Node, Parameter
-from convc.ir.printer import attr_text, node_lines, parameter_line
+from convc.ir.printer import attr_text, input_text, node_lines, parameter_line
 from convc.matching import Item, match
 from convc.passes.manager import Stage
 from convc.plan_table import kernel_rows, leader
@@ -118,7 +118,7 @@ class _Tables:
             "lanes": lanes(graph),
             "became": _became(graph, last),
             "changes": _changes(stage),
-            "inputs": [[v.name, str(v.type)] for v in graph.inputs],
+            "inputs": [[v.name, input_text(graph, v)] for v in graph.inputs],
             "parameters": [self.parameter(p) for p in graph.parameters],
             "outputs": [[k, v.name] for k, v in graph.outputs],
             "updates": [[p.name, v.name] for p, v in graph.updates],

@@ -19,6 +19,7 @@ from convc.ir.errors import RunError
 from convc.ir.graph import Graph
 from convc.losses import softmax_cross_entropy
 from convc.program import Program
+from convc.tracing import SEED, STEP
 
 if TYPE_CHECKING:
     from convc.model import Model
@@ -121,8 +122,9 @@ def trained(program: Program) -> dict[str, NDArray[Any]]:
 
 
 def image_input(graph: Graph) -> str:
-    """The name of the graph's input besides the labels; RunError if it has several."""
-    names = [value.name for value in graph.inputs if value.name != "labels"]
+    """The name of the input besides labels and what is fed; RunError for several."""
+    known = {"labels", *dict(graph.feeds)}
+    names = [value.name for value in graph.inputs if value.name not in known]
     if len(names) != 1:
         raise RunError(
             f"{graph.name}: the loop feeds one input besides the labels, and the graph "
@@ -168,5 +170,6 @@ def _ready(
         backend = targeted(backend, device)
         program = step.compile(backend, batch, threads, device=device)
     if weights is not None:
-        program.load(weights)
+        counters = {k: v for k, v in program.parameters.items() if k in (SEED, STEP)}
+        program.load({**counters, **weights})
     return program

@@ -69,7 +69,7 @@ from convc.trust.stepping import raise_fault
 raise_fault(Step(parse(PROGRAM), KERNELS).compile({backend!r}, {batch}, {threads}))
 """
 WHOLE = """\
-from convc.model import Model
+from convc.model import Fed, Model
 from convc.networks import load_network
 from convc.trust.stepping import raise_fault
 

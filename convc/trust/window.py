@@ -47,6 +47,7 @@ def window(graph: Graph, names: Iterable[str]) -> Graph:
         outputs=outputs,
         updates=updates,
         arena=None,
+        feeds=tuple(f for f in graph.feeds if f[0] in {v.name for v in inputs}),
     )
 
 

@@ -20,6 +20,13 @@ from convc.ir.ops.base import (
 )
 from convc.ir.types import DType, TensorType
 
+MASKS = ("dropout_mask", "keep_mask")
+"""Ops that draw a mask."""
+DROPOUTS = ("apply_mask", "apply_keep")
+"""Ops that apply one."""
+SHARES = (TensorType(DType.F32, ()), TensorType(DType.F64, ()))
+"""The types of a share that is known when the program runs."""
+
 
 class DropoutMask(Op):
     """True with probability ``keep``, drawn for (seed, stream, step, element).
@@ -59,6 +66,38 @@ class DropoutMask(Op):
         return 0
 
 
+class KeepMask(Op):
+    """``dropout_mask`` for a share that is known when the program runs: ``keep``.
+
+    The bits are those of ``dropout_mask``. A share up to 0 keeps nothing, one from 1 on
+    everything.
+    """
+
+    name = "keep_mask"
+    operands = ("seed", "step", "keep")
+    attrs = {"shape": AttrSpec("shape"), "stream": AttrSpec("int", low=0)}
+
+    def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+        if types[2] not in SHARES:
+            raise self.fail("keep must be an f32 scalar", types)
+        drawn = {**attrs, "keep": 1.0}
+        return DropoutMask().infer(types[:2], drawn)
+
+    def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
+        seed, step = (int(a) for a in arrays[:2])
+        shape = bind_shape(shape_of(attrs["shape"]), batch)
+        threshold = philox.fed_threshold(float(arrays[2]))
+        stream = ints(attrs["stream"])[0]
+        kept = philox.words_below(seed, stream, step, prod(shape), threshold)
+        return kept.reshape(shape)
+
+    def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
+        return [None, None, None]
+
+    def flops(self, types: Types, attrs: Attrs, batch: int) -> int:
+        return 0
+
+
 class ApplyMask(Op):
     """x · scale where mask, else 0: inverted dropout (Srivastava et al., 2014)."""
 
@@ -81,6 +120,37 @@ class ApplyMask(Op):
 
     def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
         return [b("apply_mask", dy, node.operands[1], **node.attrs), None]
+
+    def flops(self, types: Types, attrs: Attrs, batch: int) -> int:
+        return 2 * types[0].elements(batch)
+
+
+class ApplyKeep(Op):
+    """x / keep where mask, else 0: ``apply_mask`` for a share that is fed.
+
+    The gradient takes ``keep`` for a constant, as it takes the mask.
+    """
+
+    name = "apply_keep"
+    operands = ("x", "mask", "keep")
+    exact = False
+    elementwise = True
+
+    def infer(self, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+        if types[2] not in SHARES:
+            raise self.fail("keep must be an f32 scalar", types)
+        x, mask = types[:2]
+        self.want_float(types, 0)
+        if mask.dtype is not DType.BOOL or mask.shape != x.shape:
+            raise self.fail("mask must be boolean with the shape of x", types)
+        return (x,)
+
+    def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
+        x, mask, keep = arrays
+        return np.asarray(np.where(mask, x, x.dtype.type(0)) / x.dtype.type(keep))
+
+    def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
+        return [b("apply_keep", dy, *node.operands[1:]), None, None]
 
     def flops(self, types: Types, attrs: Attrs, batch: int) -> int:
         return 2 * types[0].elements(batch)

@@ -192,7 +192,8 @@ class Pad(Op):
 
     def evaluate(self, arrays: Sequence[Array], attrs: Attrs, batch: int) -> Array:
         pads = ints(attrs["pads"])
-        return np.pad(arrays[0], list(zip(pads[::2], pads[1::2], strict=True)))
+        pairs = list(zip(pads[::2], pads[1::2], strict=True))
+        return np.pad(arrays[0], pairs) if pairs else arrays[0]
 
     def gradient(self, b: Emit, node: Node, dy: Value) -> Sequence[Value | None]:
         x, pads, inner = node.operands[0].type, ints(node.attrs["pads"]), dy

@@ -50,6 +50,8 @@ PUBLIC = [
     "depthwise_conv2d",
     "depthwise_convolve",
     "dropout",
+    "Fed",
+    "fed",
     "elu",
     "exp",
     "flatten",

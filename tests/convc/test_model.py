@@ -10,7 +10,7 @@ from convc.ir.errors import ModelError
 from convc.ir.types import DType
 from convc.layers import batch_norm, conv2d, dense, dropout, flatten
 from convc.losses import softmax_cross_entropy
-from convc.model import IMAGE, LABELS, Model
+from convc.model import IMAGE, LABELS, Fed, Model, fed, takes
 from convc.networks import NETWORKS
 from convc.optimizers import SGD
 from convc.pipeline import INFERENCE, Step
@@ -187,3 +187,48 @@ def test_a_precision_that_there_is_not_is_refused(
     assert message in str(error.value)
     with pytest.raises(ModelError, match="precision is one of"):
         Model(net, precision="half")
+
+
+@takes(x="f32[N,6]", keep_prob=fed(train=0.5, test=1.0))
+def dropping(x: Tensor, keep_prob: Tensor) -> Tensor:
+    x = dense(x, 8, activation="relu", name="fc")
+    return dense(dropout(x, keep=keep_prob, name="drop"), 4, name="logits")
+
+
+def test_a_number_is_fed_one_value_in_training_and_another_in_tests() -> None:
+    model = Model(dropping)
+    assert dropping.takes["keep_prob"] == Fed(0.5, 1.0)  # type: ignore[attr-defined]
+    assert (str(model.image), model.graph.feeds) == ("f32[N,6]", (("keep_prob", 1.0),))
+    assert model.training_step().graph.feeds == (("keep_prob", 0.5),)
+    for step in (model.evaluation_step(), model.inference()):
+        assert step.graph.feeds == (("keep_prob", 1.0),)
+    again = Model(dropping, x="f32[N,6]", keep_prob=fed(train=0.25, test=0.5))
+    assert again.training_step().graph.feeds == (("keep_prob", 0.25),)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "triton:interpret"])
+def test_a_share_that_is_fed_is_what_dropout_keeps(backend: str) -> None:
+    """In training as with the number itself, bit for bit; all of it in a test."""
+
+    def fixed(keep: float) -> Model:
+        return Model(lambda x: dropping(x, keep), name="dropping", x="f32[N,6]")
+
+    model, feeds = Model(dropping), inputs_for(Model(dropping).graph, 3)
+    feeds = {"x": feeds["x"], "labels": np.int32([0, 3, 1])}
+    program = model.training_step().compile(backend, 4, check=backend == "numpy")
+    same = fixed(0.5).training_step().compile(backend, 4)
+    for _ in range(2):
+        found, want = ran(program, feeds), ran(same, feeds)
+        assert found.outputs == want.outputs
+    assert all(np.array_equal(found.updates[k], want.updates[k]) for k in want.updates)
+    test, plain = (m.evaluation_step().compile(backend, 4) for m in (model, fixed(1.0)))
+    for evaluation in (test, plain):
+        evaluation.load(program.parameters)
+    assert test(**feeds) == plain(**feeds)
+    assert "keep_mask" in {n.op for n in test.stages[1].graph.nodes}  # it was asked for
+
+
+def test_what_is_fed_must_be_a_finite_number() -> None:
+    for wrong in (float("nan"), True, "0.5"):
+        with pytest.raises(ModelError, match="fed: test must be a finite number, got"):
+            fed(train=0.5, test=wrong)  # type: ignore[arg-type]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from convc.networks import strided
+from convc.model import Model
+from convc.networks import load_network, strided
 from convc.places import Place, file_of, files_called, here, mistake
 from convc.tracing import Tensor, trace, variable_scope
 
@@ -44,6 +45,13 @@ def test_a_builtin_network_is_the_users_code() -> None:
     lines, first = inspect.getsourcelines(strided)
     assert {Path(n.locs[0].file).name for n in graph.nodes} == {"networks.py"}
     assert all(first < n.locs[0].line < first + len(lines) for n in graph.nodes)
+
+
+def test_an_example_that_is_built_in_is_the_users_code() -> None:
+    network, name = load_network("flat784")
+    model = Model(network, name=name)
+    assert {Path(n.locs[0].file).name for n in model.graph.nodes} == {"flat784.py"}
+    assert "convolve" in {n.locs[0].layer for n in model.graph.nodes}
 
 
 def test_only_calls_by_the_code_given_count() -> None:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import traceback
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from compiled import inputs_for, ran
 from pass_bench import graph_of
 
 from convc.backends import backend_named
+from convc.ir import philox
 from convc.ir.errors import CompileError, RunError
 from convc.layers import conv2d, dense, dropout, flatten
 from convc.memory import MemoryPlan
@@ -310,3 +312,50 @@ def test_timing_kernels_names_each_and_leaves_the_program_as_it_was(
     assert min(seconds.values()) > 0
     again = program(image=images(), labels=labels())
     assert all(np.array_equal(expected[k], again[k]) for k in expected)
+
+
+FED = """
+graph g(%x: f32[N,64], %share: f32[] = 0.5) -> (y=%y) {
+  state %s : i64[] = zeros()
+  state %t : i64[] = zeros()
+  %m = keep_mask(%s, %t, %share) {shape=[N,64], stream=5} : bool[N,64]
+  %y = apply_keep(%x, %m, %share) : f32[N,64]
+}
+"""
+
+
+@pytest.fixture(params=["numpy", "triton:interpret"])
+def fed(request: pytest.FixtureRequest) -> Program:
+    return Step(graph_of(FED), LOWERING).compile(request.param, batch=4, threads=1)
+
+
+def kept(share: float, n: int) -> np.ndarray:
+    """What dropout of this share makes of ones."""
+    mask = philox.keep_mask(0, 5, 0, 64 * n, share).reshape(n, 64)
+    return mask / np.float32(share)
+
+
+def test_an_input_holds_what_it_is_fed_until_it_is_given_another(fed: Program) -> None:
+    ones = np.ones((4, 64), np.float32)
+    assert np.array_equal(fed(x=ones)["y"], kept(0.5, 4))
+    assert np.array_equal(fed(x=ones[:3], share=0.25)["y"], kept(0.25, 3))
+    assert np.array_equal(fed(x=ones)["y"], kept(0.25, 4))
+    fed.input("share")[...] = 1
+    assert np.array_equal(fed(x=ones)["y"], ones)
+    with pytest.raises(RunError, match="this program takes x, share, got share"):
+        fed(share=0.5)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, np.nan])
+def test_a_share_that_cannot_be_kept_is_refused(fed: Program, share: float) -> None:
+    rule = "%share is the share that dropout keeps, above 0 and at most 1"
+    with pytest.raises(RunError, match=f"{rule} .*; got {share:g}"):
+        fed(x=np.ones((1, 64), np.float32), share=share)
+
+
+def test_an_emitted_file_feeds_itself(fed: Program) -> None:
+    space: dict[str, Any] = {"__name__": "emitted"}
+    exec(compile(fed.source, "emitted", "exec"), space)
+    assert space["FEEDS"] == {"share": 0.5}
+    place = {} if fed.backend == "numpy" else {"device": "cpu"}
+    assert float(space["Program"](**place).array("share")) == 0.5

@@ -7,6 +7,7 @@ import pytest
 
 from convc.dump import stage_files
 from convc.ir.errors import CompileError
+from convc.ir.parser import parse
 from convc.model import Model
 from convc.networks import NETWORKS
 from convc.pipeline import Step
@@ -196,3 +197,9 @@ def test_the_state_is_the_initial_one_but_for_the_weights_given() -> None:
     assert state.keys() == {p.value.name for p in graph.parameters}
     assert np.array_equal(state["conv1/kernel"], kernel)
     assert state["logits/kernel"].any()
+
+
+def test_what_a_stage_feeds_itself_is_not_drawn() -> None:
+    graph = parse("graph g(%x: f32[N,4], %p: f32[] = 0.75) -> (y=%x) {}")
+    inputs = random_inputs(graph, 3)
+    assert (inputs["x"].shape, float(inputs["p"])) == ((3, 4), 0.75)

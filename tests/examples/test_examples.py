@@ -110,3 +110,13 @@ def test_the_lectures_layers_have_their_sizes(tmp_path: Path) -> None:
     assert "f32[N,14,14,16]" in printed
     assert "f32[N,16,16,16]" in printed
     assert "epoch 1/1" in printed
+
+
+def test_flat784_trains_by_hand_and_asks_for_images_of_another_number(
+    tmp_path: Path,
+) -> None:
+    first, last = run("flat784.py", tmp_path, "384").splitlines()
+    assert first.split()[0] == "0"
+    assert first.split()[1::2] == ["loss", "accuracy"]
+    # A tenth would be chance.
+    assert float(last.removeprefix("accuracy on 256 test images: ")) > 0.3

@@ -29,7 +29,8 @@ class Case:
 
     ``reference`` takes the operands as torch tensors (floats as float64) and the
     attributes by name. A domain for each operand says what it is filled with: "" any
-    number, "positive", or "below 5" for the integers 0 … 4.
+    number, "positive", "share" for one that dropout may keep, or "below 5" for the
+    integers 0 … 4.
     """
 
     op: str
@@ -105,6 +106,8 @@ def fill(
         return rng.integers(0, 2, shape).astype(bool)
     if domain.startswith("below "):
         return rng.integers(0, int(domain[6:]), shape).astype(of.dtype.numpy)
+    if domain == "share":
+        return np.full(shape, 0.375, of.dtype.numpy)
     low = 1 if domain == "positive" or of.dtype is DType.U8 else -6
     if integers or not of.dtype.is_float:
         return rng.integers(low, 7, shape).astype(of.dtype.numpy)

@@ -246,13 +246,28 @@ def _mask(seed: Tensor, step: Tensor, shape: Any, keep: float, stream: int) -> T
     return torch.tensor((uniform < keep).reshape(bound))
 
 
+def _keep_mask(
+    seed: Tensor, step: Tensor, keep: Tensor, shape: Any, stream: int
+) -> Tensor:
+    return _mask(seed, step, shape, float(keep.detach()), stream)
+
+
+def _apply_keep(x: Tensor, mask: Tensor, keep: Tensor) -> Tensor:
+    return x * mask / keep.detach()
+
+
 def random_cases() -> Iterator[Case]:
     """Dropout's mask and its application."""
     for keep in (0.25, 0.5, 1.0):
         attrs = {"shape": ("N", 3, 5), "keep": keep, "stream": 7}
         domains = ("below 1000", "below 9")
         yield Case("dropout_mask", ("i64[]", "i64[]"), _mask, attrs, domains)
+    attrs = {"shape": ("N", 3, 5), "stream": 7}
+    domains = ("below 1000", "below 9", "share")
+    yield Case("keep_mask", ("i64[]", "i64[]", "f32[]"), _keep_mask, attrs, domains)
     types = (IMAGE, IMAGE.replace("f32", "bool"))
+    domains = ("", "", "share")
+    yield Case("apply_keep", (*types, "f32[]"), _apply_keep, domains=domains)
     for attrs in ({}, {"scale": 2.0}):
         yield Case("apply_mask", types, lambda x, m, scale=1.0: x * scale * m, attrs)
 

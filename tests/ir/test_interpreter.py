@@ -130,3 +130,9 @@ def test_wrong_feeds_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(RunError) as error:
         interpret(parse(TENSOR), arrays, arrays)
     assert message in str(error.value)
+
+
+def test_an_input_that_is_fed_holds_its_number_until_given_another() -> None:
+    graph = parse("graph g(%p: f32[] = 0.75) -> (y=%1) { %1 = negate(%p) : f32[] }")
+    assert interpret(graph, {}, {}).outputs["y"] == -0.75
+    assert interpret(graph, {"p": np.float32(2)}, {}).outputs["y"] == -2

@@ -240,3 +240,13 @@ def test_a_mask_keeps_the_stated_share(keep: float) -> None:
 def test_keep_one_keeps_everything() -> None:
     """No element is dropped, whatever its word."""
     assert philox.keep_mask(SEED, 9, 4, 10_000, 1.0).all()
+
+
+def test_a_share_that_is_fed_has_a_bound_whatever_it_is() -> None:
+    """Keep * 2**32 for a share, exactly; none and all outside, all for NaN."""
+    shares = (0.25, 0.75, 2.0**-32, 1.0, -1.0, 0.0, 7.0, float("nan"), float("inf"))
+    wanted = [1 << 30, 3 << 30, 1, 1 << 32, 0, 0, 1 << 32, 1 << 32, 1 << 32]
+    assert [philox.fed_threshold(share) for share in shares] == wanted
+    for share in np.float32([0.1, 0.9, 1 - 2.0**-24]):
+        bound = philox.fed_threshold(float(share))
+        assert bound == philox.keep_threshold(float(share)) == share * np.float32(2**32)

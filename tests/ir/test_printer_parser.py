@@ -274,3 +274,16 @@ def test_mutated_text_is_read_or_refused_but_never_crashes(text: str) -> None:
     except (IRSyntaxError, TypeRuleError, VerifyError):
         return
     assert parse(print_graph(graph)) == graph
+
+
+def test_a_number_that_an_input_is_fed_stands_behind_its_type() -> None:
+    text = "graph g(%x: f32[N], %p: f32[] = 0.75, %q: f32[] = 1e-08) -> () {\n}\n"
+    graph = verify(parse(text))
+    assert graph.feeds == (("p", 0.75), ("q", 1e-08))
+    assert print_graph(graph) == text
+    whole = parse("graph g(%p: f32[] = 2) -> () {}")
+    assert whole.feeds == (("p", 2.0),)
+    for wrong in ("true", "[1]", "fast", '"1"'):
+        with pytest.raises(IRSyntaxError, match="expected a number, found") as error:
+            parse(f"graph g(%p: f32[] = {wrong}) -> () {{}}")
+        assert error.value.column == 21

@@ -91,6 +91,12 @@ CASES = {
         ("i64[]", "i64[]"), {"shape": ("N", 5), "keep": 0.5, "stream": 3}
     ),
     "apply_mask": same("f32[N,5]", "bool[N,5]", scale=1 / 0.75),
+    "keep_mask": Case(
+        ("i64[]", "i64[]", SCALAR),
+        {"shape": ("N", 5), "stream": 3},
+        ("", "", "positive"),
+    ),
+    "apply_keep": Case(("f32[N,5]", "bool[N,5]", SCALAR), {}, ("", "", "positive")),
     "softmax": same("f32[N,9]"),
     "log_softmax": same("f32[N,9]"),
     "softmax_cross_entropy": Case(("f32[N,9]", "i32[N]"), {}, ("", "label 9")),

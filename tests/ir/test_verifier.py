@@ -481,3 +481,20 @@ def test_a_view_keeps_the_place_of_the_batch() -> None:
 
 def test_one_image_has_the_same_bytes_batch_first_and_last() -> None:
     verify(parse(MOVED.lstrip().replace("batch 2", "batch 1")))
+
+
+@pytest.mark.parametrize(
+    ("feeds", "reason"),
+    [
+        ((("y", 1.0),), "%y is fed a number: it must be an input, fed one only"),
+        ((("p", 1.0), ("p", 2.0)), "%p is fed a number: it must be an input, fed one"),
+        ((("x", 1.0),), "an input that is fed a number is f32[], %x is f32[N]"),
+        ((("p", float("inf")),), "%p is fed inf; it must be finite"),
+    ],
+)
+def test_only_a_scalar_input_is_fed_a_finite_number(
+    feeds: tuple[tuple[str, float], ...], reason: str
+) -> None:
+    graph = parse("graph g(%x: f32[N], %p: f32[]) -> () {}")
+    with pytest.raises(VerifyError, match=re.escape(reason)):
+        verify(replace(graph, feeds=feeds))

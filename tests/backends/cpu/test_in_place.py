@@ -33,6 +33,7 @@ CASES = [
     *((f"{op}(%a, %a)", "") for op in ("add", "multiply", "relu_grad")),
     ("moving_average(%a, %b)", " {momentum=0.75}"),
     ("apply_mask(%a, %m)", " {scale=2.0}"),
+    ("apply_keep(%a, %m, %share)", ""),
     ("bias_add(%a, %row)", ""),
     ("add(%row, %a)", ""),
     ("batch_norm(%a, %row, %row, %row, %row)", ""),
@@ -43,7 +44,7 @@ def around(call: str, attrs: str, stored: str) -> Graph:
     """A graph in which the op reads computed values, each for the last time."""
     mask = stored.replace("f32", "bool")
     return graph_of(f"""
-    graph g(%x: {stored}, %y: {stored}) -> (z=%z) {{
+    graph g(%x: {stored}, %y: {stored}, %share: f32[]) -> (z=%z) {{
       param %row : f32[3] = zeros()
       %a = copy(%x) : {stored}
       %b = copy(%y) : {stored}

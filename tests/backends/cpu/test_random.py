@@ -14,6 +14,17 @@ from convc.passes.plan_memory import PLAN_MEMORY
 from convc.pipeline import LOWERING, Step
 
 
+def shared(shape: str) -> Graph:
+    """The same mask for a share that is an input."""
+    return graph_of(f"""
+    graph g(%x: f32[N,3], %keep: f32[] = 0.6) -> (y=%m) {{
+      state %s : i64[] = zeros()
+      state %t : i64[] = zeros()
+      %m = keep_mask(%s, %t, %keep) {{shape={shape}, stream=5}} : bool{shape}
+    }}
+    """)
+
+
 def masks(shape: str) -> Graph:
     return graph_of(f"""
     graph g(%x: f32[N,3]) -> (y=%m) {{
@@ -24,8 +35,8 @@ def masks(shape: str) -> Graph:
     """)
 
 
-def drawn(shape: str, piece: int, threads: int, batch: int) -> np.ndarray:
-    stages = Step(masks(shape), LOWERING).stages(batch=batch, threads=threads)
+def drawn(of: Graph, piece: int, threads: int, batch: int) -> np.ndarray:
+    stages = Step(of, LOWERING).stages(batch=batch, threads=threads)
     graph = next(s.graph for s in stages if s.name == "choose-schedule")
     (kernel,) = (n for n in graph.nodes if n.region)
     kernel = replace(kernel, schedule={**(kernel.schedule or {}), "piece": piece})
@@ -39,8 +50,16 @@ def drawn(shape: str, piece: int, threads: int, batch: int) -> np.ndarray:
 @pytest.mark.parametrize("piece", [1, 2, 3, 5, 64])
 @pytest.mark.parametrize("shape", ["[N,3,5]", "[N,2,4]", "[N]", "[7,3]"])
 def test_a_mask_is_the_same_in_any_pieces(shape: str, piece: int, threads: int) -> None:
-    found = drawn(shape, piece, threads, batch=7)
+    found = drawn(masks(shape), piece, threads, batch=7)
     wanted = philox.keep_mask(9, 5, 4, found.size, 0.6).reshape(found.shape)
+    assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("shape", ["[N,3,5]", "[7,3]"])
+def test_a_share_that_is_fed_gives_the_same_mask(shape: str) -> None:
+    found = drawn(shared(shape), 2, 2, batch=7)
+    share = float(np.float32(0.6))
+    wanted = philox.keep_mask(9, 5, 4, found.size, share).reshape(found.shape)
     assert np.array_equal(found, wanted)
 
 

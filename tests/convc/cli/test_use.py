@@ -151,6 +151,26 @@ def test_predict_answers_with_class_and_probabilities(tiny: str) -> None:
     assert all(row[3] == "%" for row in rows)
 
 
+ROWS = """
+
+@takes(x="f32[N,784]", share=fed(train=0.5, test=1.0))
+def rows(x, share):
+    return cc.dense(cc.dropout(x, keep=share), 10, name="logits")
+"""
+
+
+def test_a_network_of_rows_that_is_fed_a_share_is_trained_and_asked(tiny: str) -> None:
+    path = Path("net.py")
+    path.write_text(f"from convc import fed, takes\n{path.read_text()}{ROWS}")
+    trained = convc("train", "net.py:rows", "--weights-out", "w", *LEARNED, *QUICK)
+    assert trained.exit_code == 0, trained.stderr
+    np.save("images.npy", blobs(3, 7).images)
+    for command in (("evaluate",), ("predict", "images.npy")):
+        name, *images = command
+        result = convc(name, "net.py:rows", *images, "--weights", "w", *QUICK)
+        assert result.exit_code == 0, result.stderr
+
+
 @pytest.mark.parametrize("network", ["strided", ""])
 def test_predict_without_a_model_asks_the_weight_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str

@@ -23,9 +23,11 @@ from convc.engines import targeted
 from convc.engines.base import NoRoom
 from convc.ir.errors import CompileError, RunError
 from convc.ir.interpreter import interpret
-from convc.model import Model
+from convc.layers import dense, dropout
+from convc.model import Model, fed
 from convc.networks import two_conv
 from convc.program import Program
+from convc.tracing import Tensor
 
 __all__ = ["fake_cuda"]
 
@@ -442,3 +444,24 @@ def test_where_the_interpreter_gives_up_at_nan_the_error_says_what_to_do(
     )
     with pytest.raises(expected, match=said):
         program(**batch(0))
+
+
+def test_a_number_that_is_fed_reaches_the_device_with_the_order(
+    fake_cuda: FakeCuda,
+) -> None:
+    """Steps that the device feeds read what the host has put into an input."""
+
+    def net(x: Tensor, share: Tensor) -> Tensor:
+        return dense(dropout(x, keep=share, name="drop"), 4, name="logits")
+
+    model = Model(net, x="f32[N,3]", share=fed(train=0.5, test=1.0))
+    host = model.training_step().compile("triton:interpret", 4)
+    program = model.training_step().compile("triton:sm_86", 4, device="cuda")
+    resident = program.resident(("x", IMAGES), ("labels", LABELS % 4))
+    assert resident is not None
+    for at, share in enumerate((0.5, 0.125)):
+        program.input("share")[...] = share
+        resident.begin(np.arange(11), at)
+        rows = slice(4 * at, 4 * at + 4)
+        want = host(x=IMAGES[rows], labels=LABELS[rows] % 4, share=share)
+        assert resident.steps(1) == [(float(want["loss"]), int(want["correct"]))]

@@ -70,6 +70,32 @@ def test_what_is_kept_is_scaled_so_that_the_mean_stays() -> None:
     assert abs(y.mean() - 1) < 6 * np.sqrt(1 / 3 / y.size)
 
 
+def fed(function: Callable[..., Any], kind: str = "f32[]") -> Graph:
+    return verify(trace(function, {"x": KIND, "share": kind}))
+
+
+def test_a_share_that_is_a_tensor_draws_the_bits_of_one_that_is_a_number() -> None:
+    """And divides by it: 1/2 is exact either way."""
+    graph = fed(lambda x, share: dropout(x, keep=share, name="drop"))
+    assert [n.op for n in graph.nodes] == ["keep_mask", "apply_keep"]
+    x = np.arange(1, 61, dtype=np.float32).reshape(10, 6)
+    state = {"training/seed": np.int64(3), "training/step": np.int64(5)}
+    for share in (0.5, 0.25):
+        number = traced(partial(dropout, keep=share, name="drop"))
+        want = interpret(number, {"x": x}, state).outputs["output"]
+        found = interpret(graph, {"x": x, "share": np.float32(share)}, state)
+        assert np.array_equal(found.outputs["output"], want)
+    everything = interpret(graph, {"x": x, "share": np.float32(1)}, state)
+    assert everything.outputs["output"].tobytes() == x.tobytes()
+
+
+def test_the_share_is_a_scalar_and_stands_alone() -> None:
+    with pytest.raises(ModelError, match=r"dropout: keep .* f32\[\] \(keep: f32\[2\]"):
+        fed(lambda x, share: dropout(x, keep=share), "f32[2]")
+    with pytest.raises(ModelError, match="give either rate or keep, got rate=0.5 and"):
+        fed(lambda x, share: dropout(x, rate=0.5, keep=share))
+
+
 def test_keeping_all_is_nothing_at_all() -> None:
     for rate, keep in ((0, None), (None, 1), (None, 1.0)):
         assert traced(partial(dropout, rate=rate, keep=keep)).nodes == ()

@@ -356,3 +356,21 @@ def test_any_graph_may_be_asked_for_in_less(example: Example, precision: str) ->
     graph = stage_after(*passes, of=example.graph).graph
     data = example.inputs, example.parameters
     assert not bounded(graph, *data).faults(interpret(graph, *data))
+
+
+def test_a_share_that_is_fed_is_not_rounded() -> None:
+    """Neither where the mask is drawn nor where 16-bit numbers are divided by it."""
+    text = """
+    graph g(%x: f32[N,4], %p: f32[] = 0.7) -> (y=%d) {
+      param %w : f32[4,4] = ones()
+      state %s : i64[] = seed()
+      state %t : i64[] = zeros()
+      %m = keep_mask(%s, %t, %p) {shape=[N,4], stream=3} : bool[N,4]
+      %1 = matmul(%x, %w) : f32[N,4]
+      %d = apply_keep(%1, %m, %p) : f32[N,4]
+    }
+    """
+    graph = stage_after(choose_precision("bf16"), of=text).graph
+    applied = next(n for n in graph.nodes if n.op == "apply_keep")
+    kinds = [v.type.dtype for v in (*applied.operands, applied.result)]
+    assert kinds == [DType.BF16, DType.BOOL, DType.F32, DType.BF16]

@@ -202,3 +202,17 @@ def test_what_the_pass_did_can_be_said() -> None:
         ("fused", "apply_mask %5", "again_dropout"),
         ("copied", COPY, COPY),
     }
+
+
+def test_a_mask_for_a_share_that_is_an_input_is_drawn_where_it_is_read() -> None:
+    text = BEFORE.replace("%c: f32[N,2])", "%c: f32[N,2], %p: f32[] = 0.5)")
+    text = text.replace("dropout_mask(%s, %t)", "keep_mask(%s, %t, %p)")
+    text = text.replace(" keep=0.5, stream", " stream")
+    text = text.replace("apply_mask", "apply_keep").replace(") {scale=2.0}", ", %p)")
+    stage = stage_after(FUSE_DENSE, FUSE_DROPOUT, of=text, backend=Drawing())
+    assert kernels(stage.graph)[:2] == [
+        ["keep_mask", "matmul", "apply_keep"],
+        ["keep_mask", "apply_keep"],
+    ]
+    names = [n.attrs["name"] for n in stage.graph.nodes if n.region]
+    assert names == ["fc_dense_dropout", "again_dropout"]

@@ -106,3 +106,16 @@ def test_nothing_is_updated() -> None:
     parameters = {p.value.name: np.ones(4, np.float32) for p in graph.parameters}
     feeds = {"x": np.ones((2, 4), np.float32)}
     assert interpret(graph, feeds, parameters).updates == {}
+
+
+def test_dropout_whose_share_is_an_input_stays() -> None:
+    """The program was asked for it; to feed it 1 is to leave it out."""
+    text = """
+    graph g(%x: f32[N,4], %share: f32[] = 1.0) -> (y=%d) {
+      state %training/seed : i64[] = seed()
+      state %training/step : i64[] = zeros()
+      %m = keep_mask(%training/seed, %training/step, %share) {shape=[N,4], stream=3} : bool[N,4]
+      %d = apply_keep(%x, %m, %share) : f32[N,4]
+    }
+    """  # noqa: E501
+    assert same(stage_after(EVALUATE_ONLY, of=text).graph, text)

@@ -65,3 +65,11 @@ def test_graphs_share_the_very_same_arrays() -> None:
         one, two = (samples.of(graph_of(text)) for _ in range(2))
         assert all(one[0][k] is two[0][k] for k in ("x",))
         assert all(one[1][k] is two[1][k] for k in ("step", "average"))
+
+
+def test_an_input_that_is_fed_holds_its_number() -> None:
+    graph = graph_of("graph g(%x: f32[N,4], %p: f32[] = 0.75) -> (y=%x) {}")
+    for samples in (Samples(), Samples(whole=False)):
+        one, two = (samples.of(graph)[0]["p"] for _ in range(2))
+        assert one is two
+        assert (one.dtype, float(one)) == (np.float32, 0.75)

@@ -5,8 +5,8 @@ import pytest
 
 from convc.data.batches import Dataset
 from convc.ir.errors import RunError
-from convc.layers import dense, flatten
-from convc.model import Model
+from convc.layers import dense, dropout, flatten
+from convc.model import Model, fed
 from convc.runtime.evaluation import (
     Weights,
     evaluate,
@@ -125,3 +125,15 @@ def test_trained_leaves_out_what_is_only_state() -> None:
     program = model().training_step().compile(batch=2, threads=1)
     assert set(trained(program)) == set(weights())
     assert "training/step" in program.parameters
+
+
+def test_weights_need_no_counters_where_dropout_is_fed_its_share() -> None:
+    """A test keeps all; so a weight file serves, which has no training state."""
+
+    def dropped(image: Tensor, share: Tensor) -> Tensor:
+        return dense(dropout(flatten(image), keep=share), 3, name="logits")
+
+    dropping = Model(dropped, image="f32[N,4,4,1]", share=fed(train=0.5, test=1.0))
+    assert evaluate(dropping, DATA, weights()) == evaluate(model(), DATA, weights())
+    found, want = (predict(m, IMAGES, weights()) for m in (dropping, model()))
+    assert np.array_equal(found.probabilities, want.probabilities)

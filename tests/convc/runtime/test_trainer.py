@@ -13,7 +13,7 @@ import pytest
 from convc.data.batches import Dataset, batches
 from convc.ir.errors import ConvcError, RunError
 from convc.layers import conv2d, dense, dropout, flatten
-from convc.model import Model
+from convc.model import Model, fed
 from convc.optimizers import SGD, Adam, AdamW
 from convc.program import Program
 from convc.runtime.checkpoint import CheckpointError, load_checkpoint
@@ -389,3 +389,37 @@ def test_check_mode_checks_every_pass() -> None:
 def test_all_errors_of_a_run_are_of_one_family() -> None:
     assert issubclass(RunError, ConvcError)
     assert issubclass(CheckpointError, ConvcError)
+
+
+def keeping(image: Tensor, share: Tensor) -> Tensor:
+    return dense(dropout(flatten(image), keep=share), 4, name="logits")
+
+
+def test_dropout_by_a_share_that_is_fed_trains_tests_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with the number itself, whose tests leave dropout out."""
+
+    def fixed(image: Tensor) -> Tensor:
+        return dense(dropout(flatten(image), keep=0.5), 4, name="logits")
+
+    kind = f"f32[N,{SIDE},{SIDE},1]"
+    network = Model(keeping, image=kind, share=fed(train=0.5, test=1.0))
+    whole, plain = train(model=network), train(model=Model(fixed, image=kind))
+    assert state(whole.program) == state(plain.program)
+    assert [untimed(e) for e in whole.epochs] == [untimed(e) for e in plain.epochs]
+    settings = {"model": network, "directory": tmp_path, "validation": None}
+    broken_off(monkeypatch, 8, **settings)
+    resumed = train(**settings, resume=True)
+    assert state(resumed.program) == state(whole.program)
+
+
+def test_the_device_feeds_itself_what_the_host_would() -> None:
+    kind = f"f32[N,{SIDE},{SIDE},1]"
+    network = Model(keeping, image=kind, share=fed(train=0.5, test=1.0))
+    settings = {"model": network, "train": TRAIN.first(20), "epochs": 1}
+    one = train(**settings, validation=TEST.first(9))
+    other = train(**settings, validation=TEST.first(9), backend="triton:interpret")
+    assert one.epochs[0].accuracy == other.epochs[0].accuracy
+    assert other.loss[0] == pytest.approx(one.loss[0], rel=1e-5)
+    assert other.test_loss[0] == pytest.approx(one.test_loss[0], rel=1e-5)

@@ -79,3 +79,12 @@ def test_a_body_that_is_put_back_means_the_same() -> None:
     assert sorted(n.op for n in back.nodes) == sorted(
         [*(n.op for n in kernel.nodes if n != node), *(n.op for n in node.region.nodes)]
     )
+
+
+def test_a_part_that_reads_what_is_fed_is_fed_it() -> None:
+    text = "graph g(%x: f32[N], %p: f32[] = 0.75) -> (y=%2) {{ {} {} }}"
+    graph = graph_of(
+        text.format("%1 = multiply(%x, %p) : f32[N]", "%2 = negate(%1) : f32[N]")
+    )
+    assert verify(window(graph, ["1"])).feeds == graph.feeds
+    assert verify(window(graph, ["2"])).feeds == ()

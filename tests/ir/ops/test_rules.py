@@ -241,6 +241,15 @@ REFUSED: list[tuple[str, list[str], dict[str, Attr], str]] = [
         *("dropout_mask", ["i64[]"] * 2, {"shape": (2,), "keep": 1.0, "stream": 2**32}),
         "stream must be below 2**32",
     ),
+    (
+        *("keep_mask", ["i64[]", "i64[]", "f32[2]"], {"shape": (2,), "stream": 0}),
+        "keep must be an f32 scalar (seed: i64[], step: i64[], keep: f32[2])",
+    ),
+    (
+        *("apply_keep", [ROWS, ROWS.replace("f32", "bool"), "bf16[]"], {}),
+        "keep must be an f32 scalar",
+    ),
+    ("apply_keep", [ROWS, ROWS, "f32[]"], {}, "mask must be boolean with the shape"),
     ("apply_mask", [ROWS, ROWS], {}, "mask must be boolean with the shape of x"),
     (
         "apply_mask",
