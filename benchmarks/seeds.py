@@ -65,6 +65,7 @@ CS20 = Note(
     seconds=250,
 )
 LTFN5 = Note("Learn TensorFlow Now, part 5", at_the_end=0.8188, batch=100)
+FLAT784 = Note("Explaining TensorFlow code for a ConvNet")
 CSCI1470 = Note("CSCI 1470, convolution")
 OTHER = Note("")
 
@@ -76,6 +77,7 @@ NOTES = {
     "ltfn5_sane": LTFN5,
     "ltfn5_average": LTFN5,
     "ltfn5_strided": LTFN5,
+    "flat784": FLAT784,
     "csci1470": CSCI1470,
     "csci1470_cifar": CSCI1470,
 }
