@@ -46,8 +46,8 @@ def cs20(img: cc.Tensor) -> cc.Tensor:
     return fully_connected(cc.dropout(fc, keep=0.75), 10, "logits")
 
 
-def cs20_layers(img: cc.Tensor) -> cc.Tensor:
-    """The same out of layers; dropout is off wherever the network is only asked."""
+def cs20_layers(img: cc.Tensor, training: bool = True) -> cc.Tensor:
+    """The same out of layers; a test leaves dropout out even where training is True."""
     x = cc.conv2d(
         img, filters=32, kernel_size=[5, 5], padding="SAME", activation="relu"
     )
@@ -55,7 +55,8 @@ def cs20_layers(img: cc.Tensor) -> cc.Tensor:
     x = cc.conv2d(x, filters=64, kernel_size=[5, 5], padding="SAME", activation=cc.relu)
     x = cc.max_pool2d(x, pool_size=[2, 2], strides=2)
     x = cc.dense(cc.flatten(x), 1024, activation=cc.relu, name="fc")
-    return cc.dense(cc.dropout(x, keep=0.75), 10, name="logits")
+    x = cc.dropout(x, rate=0.25, training=training, name="dropout")
+    return cc.dense(x, 10, name="logits")
 
 
 def main(run: str, epochs: str = "5", images: str = "60000") -> None:

@@ -16,20 +16,22 @@ def dropout(
     rate: float | None = None,
     keep: float | Tensor | None = None,
     name: str | None = None,
+    training: bool = True,
 ) -> Tensor:
     """Each element times 1/keep with probability keep = 1 - rate, else 0.
 
     Give one of the two: ``rate`` in [0, 1) or ``keep`` in (0, 1]. The mask is drawn
     from the layer's name, the seed and the training step (Srivastava et al., 2014).
 
-    A number is for training: evaluation leaves it out. A tensor ``keep: f32[]``, say an
-    input that is fed a number, holds in every program, and keeps all where it is 1.
+    A number is for training: evaluation leaves it out, and ``training=False`` leaves it
+    out of every program. A tensor ``keep: f32[]``, say an input that is fed a number,
+    holds in every program, and keeps all where it is 1.
     """
     with layer_scope("dropout", name) as t:
         x = args.tensor("dropout", "inputs", inputs)
         share = _share(rate, keep) if isinstance(keep, Tensor) else None
         kept = 0.0 if isinstance(keep, Tensor) else _kept(rate, keep)
-        if kept == 1:
+        if kept == 1 or not training:
             return x
         call = t.call_of(t.scope)
         stream = philox.stream_of(f"{t.scope}:{call}" if call else t.scope)

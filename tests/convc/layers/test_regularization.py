@@ -96,6 +96,13 @@ def test_the_share_is_a_scalar_and_stands_alone() -> None:
         fed(lambda x, share: dropout(x, rate=0.5, keep=share))
 
 
+def test_without_training_there_is_no_dropout_in_any_program() -> None:
+    graph = traced(lambda x: dropout(x, rate=0.25, training=False))
+    assert (graph.nodes, graph.parameters) == ((), ())
+    with pytest.raises(ModelError, match="give either rate"):
+        traced(lambda x: dropout(x, training=False))
+
+
 def test_keeping_all_is_nothing_at_all() -> None:
     for rate, keep in ((0, None), (None, 1), (None, 1.0)):
         assert traced(partial(dropout, rate=rate, keep=keep)).nodes == ()
