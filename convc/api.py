@@ -4,6 +4,7 @@
 """
 
 from convc.data.batches import Dataset
+from convc.data.cifar10 import load_cifar10
 from convc.data.mnist import load_mnist
 from convc.initializers import (
     constant,
@@ -139,6 +140,7 @@ __all__ = [
     "he_normal",
     "he_uniform",
     "leaky_relu",
+    "load_cifar10",
     "load_mnist",
     "load_network",
     "log",

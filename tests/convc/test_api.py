@@ -64,6 +64,7 @@ PUBLIC = [
     "he_normal",
     "he_uniform",
     "leaky_relu",
+    "load_cifar10",
     "load_mnist",
     "load_network",
     "log",
