@@ -15,6 +15,8 @@
 7. ``negate(negate(x))`` is x, ``relu(relu(x))`` is ``relu(x)``.
 8. A ``transpose`` that moves axes of length 1 only is a reshape, which costs nothing.
 9. An op on constants that gives a single number is that constant.
+10. ``add(x, b)``, in either order, is ``bias_add(x, b)`` where b is a row of the last
+    axis of x, as a parameter may be: fusions know it by that name.
 
 All are exact, for NaN and infinities too, and keep gradients: only the sign of a zero
 may change in case 3. So ``multiply(x, 0)`` and ``subtract(x, x)`` stay what they are:
@@ -63,7 +65,7 @@ def _simplified(graph: Graph) -> Graph:
     nodes = []
     for node in graph.nodes:
         node = substitute(node, table)
-        node = _folded(_as_reshape(_merged(node, producers)), producers)
+        node = _folded(_as_reshape(_merged(_as_bias(node), producers)), producers)
         same = _identity(node, producers)
         if same is not None:
             table[node.name] = same
@@ -81,6 +83,17 @@ def _merged(node: Node, producers: dict[str, Node]) -> Node:
     return (
         node if attrs is None else replace(node, operands=source.operands, attrs=attrs)
     )
+
+
+def _as_bias(node: Node) -> Node:
+    """Case 10: the sum of a value and a row of its last axis."""
+    if node.op != "add":
+        return node
+    for x, b in (node.operands, node.operands[::-1]):
+        row = b.type.rank == 1 and not b.type.batched and x.type.rank > 1
+        if row and x.type == node.result.type and b.type.shape == x.type.shape[-1:]:
+            return replace(node, op="bias_add", operands=(x, b))
+    return node
 
 
 def _transposes(first: Attrs, second: Attrs) -> Attrs:

@@ -401,3 +401,21 @@ def test_an_update_of_a_state_outlives_its_readers() -> None:
     graph = graph_of(CASES["6: nodes and states that nobody reads"][0])
     kept = stage_after(CANONICALIZE, of=graph).graph
     assert [p.name for p, _ in kept.updates] == ["count", "blind"]
+
+
+def test_the_sum_with_a_row_of_the_last_axis_adds_a_bias() -> None:
+    """In either order; not where the row stands for anything else (case 10)."""
+    text = """
+    graph g(%x: f32[N,4], %n: f32[N]) -> (a=%1, b=%2, c=%3, d=%4) {
+      param %w : f32[4,4] = ones()
+      param %b : f32[4] = zeros()
+      param %one : f32[1] = zeros()
+      %1 = add(%x, %b) : f32[N,4]
+      %2 = add(%b, %w) : f32[4,4]
+      %3 = add(%x, %one) : f32[N,4]
+      %4 = add(%b, %b) : f32[4]
+    }
+    """
+    graph = stage_after(CANONICALIZE, of=text).graph
+    assert [n.op for n in graph.nodes] == ["bias_add", "bias_add", "add", "add"]
+    assert [v.name for v in graph.nodes[1].operands] == ["w", "b"]
