@@ -147,6 +147,8 @@ class Program:
         """
         for name, classes in self._classes.items():
             _check_labels(name, classes, dict((images, labels))[name])
+        for name in self._shares:
+            _check_share(name, float(self.input(name)))
         return self.engine.resident(images, labels, graphed)
 
     def time_kernels(self, rounds: int = 5, n: int | None = None) -> dict[str, float]:

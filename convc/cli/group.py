@@ -253,7 +253,7 @@ def load_model(spec: str, input_type: str | None = None) -> Model:
     ``input_type`` is the type of its image, if not what the network says. ModelError
     if there is none, or where the network's own code raises an exception.
     """
-    from convc.model import Model, inputs_of
+    from convc.model import Fed, Model, inputs_of
     from convc.networks import failure, load_network
     from convc.places import file_of
 
@@ -262,7 +262,8 @@ def load_model(spec: str, input_type: str | None = None) -> Model:
     precision = context.meta.get(_PRECISION, "fp32") if context else "fp32"
     inputs = inputs_of(network)
     if input_type is not None:
-        inputs[next(iter(inputs))] = input_type
+        image = next(k for k, kind in inputs.items() if not isinstance(kind, Fed))
+        inputs[image] = input_type
     model = Model(network, name=name, precision=precision, **inputs)
     try:
         _ = model.graph  # a mistake is reported before anything is done

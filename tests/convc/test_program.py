@@ -359,3 +359,9 @@ def test_an_emitted_file_feeds_itself(fed: Program) -> None:
     assert space["FEEDS"] == {"share": 0.5}
     place = {} if fed.backend == "numpy" else {"device": "cpu"}
     assert float(space["Program"](**place).array("share")) == 0.5
+
+
+def test_steps_on_a_whole_data_set_want_a_share_that_can_be_kept(fed: Program) -> None:
+    fed.input("share")[...] = 2
+    with pytest.raises(RunError, match="%share is the share that dropout keeps"):
+        fed.resident(("x", np.ones((4, 64), np.float32)), ("y", labels()))
