@@ -3,6 +3,7 @@
 ``import convc`` loads none of this: the first use of a name does.
 """
 
+from convc.data.augment import Shifts
 from convc.data.batches import Dataset
 from convc.data.cifar10 import load_cifar10
 from convc.data.mnist import load_mnist
@@ -39,6 +40,7 @@ from convc.layers import (
     conv2d_transpose,
     conv3d,
     convolve,
+    crop2d,
     dense,
     depthwise_conv2d,
     depthwise_convolve,
@@ -76,6 +78,7 @@ from convc.networks import NETWORKS, load_network
 from convc.optimizers import SGD, Adam, AdamW, Momentum
 from convc.pipeline import Step
 from convc.program import Program
+from convc.recipes import recipe
 from convc.schedules import (
     Constant,
     CosineDecay,
@@ -104,6 +107,7 @@ __all__ = [
     "PiecewiseConstant",
     "Program",
     "RunError",
+    "Shifts",
     "Step",
     "Tensor",
     "TypeRuleError",
@@ -123,6 +127,7 @@ __all__ = [
     "conv3d",
     "convolve",
     "correct",
+    "crop2d",
     "dense",
     "depthwise_conv2d",
     "depthwise_convolve",
@@ -152,6 +157,7 @@ __all__ = [
     "normal",
     "ones",
     "pad",
+    "recipe",
     "reduce_mean",
     "reduce_sum",
     "relu",

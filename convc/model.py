@@ -15,10 +15,11 @@ from convc.ir.graph import Graph
 from convc.ir.ops.base import Array
 from convc.ir.types import TensorType
 from convc.losses import correct, softmax_cross_entropy
-from convc.optimizers import Adam, Optimizer
+from convc.optimizers import Optimizer
 from convc.passes.choose_precision import PRECISIONS
 from convc.pipeline import Step, inference, training
 from convc.places import mistake
+from convc.recipes import Recipe, recipe_of
 from convc.summary import Summary, summary_table
 from convc.tracing import Tensor, called, trace
 
@@ -120,6 +121,11 @@ class Model:
         feeds = dict(self.graph.feeds)
         return next(v.type for v in self.graph.inputs if v.name not in feeds)
 
+    @property
+    def recipe(self) -> Recipe:
+        """How the model is trained if nothing else is asked for."""
+        return recipe_of(self.network)
+
     def summary(self) -> Summary:
         """Layers, output shapes, parameters and FLOPs as a table."""
         return summary_table(self.graph)
@@ -132,7 +138,7 @@ class Model:
         precision: str | None = None,
         loss_scale: float | None = None,
     ) -> Step:
-        """Forward, loss, backward and optimizer (default Adam(1e-3)) as one graph.
+        """Forward, loss, backward and optimizer (default: the recipe's) as one graph.
 
         Inputs: the image and ``labels: i32[N]``; outputs: ``loss``, ``correct``, and
         with ``keep_gradients`` one ``gradient/<parameter>`` for each. In fp16 the
@@ -141,7 +147,9 @@ class Model:
         """
         chosen = self._precision(precision)
         scale = _loss_scale(chosen, loss_scale)
-        passes = training(optimizer or Adam(1e-3), keep_gradients, chosen, scale)
+        passes = training(
+            optimizer or self.recipe.optimizer, keep_gradients, chosen, scale
+        )
         return Step(self._with_loss(loss, training=True), passes, "training")
 
     def evaluation_step(

@@ -59,6 +59,7 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
         "ltfn5_strided": "ltfn5",
         "csci1470": "csci1470",
         "csci1470_cifar": "csci1470",
+        "fast": "fast",
     }
 )
 """Networks of the examples, built in too: their names, and the example's module."""

@@ -19,10 +19,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from convc.data.augment import UNCHANGED, Augmentation
 from convc.data.batches import SHUFFLE_STREAM, Dataset, batch_count
 from convc.engines import targeted
 from convc.engines.base import Resident
@@ -31,7 +33,6 @@ from convc.ir.errors import RunError
 from convc.ir.ops.base import Array
 from convc.losses import softmax_cross_entropy
 from convc.optimizers import Adam, Optimizer
-from convc.program import Program
 from convc.runtime.evaluation import evaluate
 from convc.runtime.feed import HostFeed, feed_of
 from convc.runtime.trainer import refuse_dataset, refuse_runtime_rate
@@ -115,6 +116,7 @@ class Course:
     device: str | None = None
     threads: int | None = None
     optimizer: Optimizer = field(default_factory=lambda: Adam(1e-3))
+    augment: Augmentation = UNCHANGED
     test_every: int | None = None
     read: float = 0.0
 
@@ -170,8 +172,8 @@ class _Clock:
 class _TimedHost(HostFeed):
     """A feed of the host that tells gathering from running."""
 
-    def __init__(self, program: Program, data: Dataset, clock: _Clock) -> None:
-        super().__init__(program, data)
+    def __init__(self, clock: _Clock, *what: Any) -> None:
+        super().__init__(*what)
         self._clock = clock
 
     def gather(self) -> int:
@@ -190,8 +192,8 @@ class _TimedDevice:
         self._inner, self._clock = inner, clock
         self.interval = inner.interval
 
-    def begin(self, order: Array, batch: int) -> None:
-        self._inner.begin(order, batch)
+    def begin(self, order: Array, batch: int, epoch: int) -> None:
+        self._inner.begin(order, batch, epoch)
 
     def steps(self, number: int) -> list[tuple[float, int]]:
         with self._clock("kernels"):
@@ -232,7 +234,9 @@ class _Runner:
             self._train,
             1,
             self._say,
-            lambda program, data: _TimedHost(program, data, self._clock),
+            self._course.augment,
+            self._seed,
+            partial(_TimedHost, self._clock),
         )
         host = isinstance(feed, _TimedHost)
         return feed if host else _TimedDevice(feed, self._clock)
@@ -265,7 +269,7 @@ class _Runner:
         images, every = len(self._train), self._course.test_every
         with self._clock("data"):
             order = philox.permutation(self._seed, SHUFFLE_STREAM, epoch, images)
-            self._feed.begin(order, 0)
+            self._feed.begin(order, 0, epoch)
         left = self._per_epoch
         while left and not self._reached:
             until_test = every - self._step % every if every else left

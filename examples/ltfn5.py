@@ -9,6 +9,7 @@ import convc as cc
 from convc.initializers import Initializer
 
 Halve = Callable[[cc.Tensor, str], cc.Tensor]
+THE_NOTES = cc.recipe(batch=100)
 
 
 def pooled(x: cc.Tensor, name: str) -> cc.Tensor:
@@ -23,18 +24,14 @@ def averaged(x: cc.Tensor, name: str) -> cc.Tensor:
 
 def strided(x: cc.Tensor, name: str) -> cc.Tensor:
     """Half the height and width: a convolution with stride 2 (the all-conv. net)."""
-    return cc.conv2d(
-        x, int(x.shape[-1]), 3, 2, padding="SAME", activation="relu", name=name
-    )
+    return cc.conv2d(x, int(x.shape[-1]), 3, 2, "SAME", activation="relu", name=name)
 
 
-def layers(image: cc.Tensor, weights: Initializer, halve: Halve) -> cc.Tensor:
+def layers(x: cc.Tensor, weights: Initializer, halve: Halve) -> cc.Tensor:
     """Two pairs of convolutions (64, 64 and 128, 128), each halved, then logits."""
-    x = image
     for number, out_depth in enumerate((64, 64, 128, 128), 1):
         with cc.variable_scope(f"layer{number}"):
-            shape = [3, 3, x.shape[-1], out_depth]
-            w = cc.get_variable("weights", shape, weights)
+            w = cc.get_variable("weights", [3, 3, x.shape[-1], out_depth], weights)
             b = cc.get_variable("bias", [out_depth], cc.zeros())
             conv = cc.convolve(x, w, strides=[1, 1, 1, 1], padding="SAME")
             x = cc.relu(cc.bias_add(conv, b))
@@ -46,21 +43,25 @@ def layers(image: cc.Tensor, weights: Initializer, halve: Halve) -> cc.Tensor:
         return cc.bias_add(cc.reshape(x, [-1, 7 * 7 * 128]) @ w, b)
 
 
+@THE_NOTES
 def ltfn5(image: cc.Tensor) -> cc.Tensor:
     """The network of the note, whose initial weights spread by 1: far too wide."""
     return layers(image, cc.truncated_normal(stddev=1.0), pooled)
 
 
+@THE_NOTES
 def ltfn5_sane(image: cc.Tensor) -> cc.Tensor:
     """The same with a spread that follows from what each layer reads."""
     return layers(image, cc.he_normal(), pooled)
 
 
+@THE_NOTES
 def ltfn5_average(image: cc.Tensor) -> cc.Tensor:
     """The sane one with average pooling."""
     return layers(image, cc.he_normal(), averaged)
 
 
+@THE_NOTES
 def ltfn5_strided(image: cc.Tensor) -> cc.Tensor:
     """The sane one with strides in place of pooling."""
     return layers(image, cc.he_normal(), strided)
@@ -71,7 +72,7 @@ def main(images: int = 20_000) -> None:
     splits = cc.load_mnist()
     for network in ltfn5, ltfn5_sane:
         print(network.__name__)
-        cc.Model(network).fit(splits.train.first(images), splits.test, 1, batch=100)
+        cc.Model(network).fit(splits.train.first(images), splits.test, 1)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import recipe
 import schedule_choice
 import seeds
 from click.testing import CliRunner
@@ -158,3 +159,15 @@ def test_the_readme_has_the_table_of_the_results() -> None:
     opening, closing = seeds.MARKERS
     shown = page.partition(opening)[2].partition(closing)[0]
     assert shown == f"\n{seeds.table()}\n"
+
+
+def test_a_recipe_is_timed_over_seeds(digits: Path) -> None:
+    """On stand-in digits; a tenth would be chance."""
+    out = digits / "r.json"
+    short = ["--limit", "256", "--threads", "1", "--seeds", "0", "1"]
+    recipe.main(["fast", *short, "--target", "1", "--out", str(out)])
+    result = json.loads(out.read_text("utf-8"))
+    assert [len(s["accuracy"]) for s in result["seeds"].values()] == [3, 3]
+    assert result["reached"] == 2
+    assert "Shifts(pixels=1)" in result["recipe"]["augment"]
+    assert result["mean"]["seconds"] > 0

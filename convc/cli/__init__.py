@@ -24,7 +24,7 @@ main = CommandGroup(
     help="A graph compiler for convnets: readable models in, readable kernels out.\n\n"
     "MODEL is file.py:function, or built in: two_conv, four_conv, strided, and of the "
     "examples cs20si, cs20, cs20_layers, flat784, ltfn5, ltfn5_sane, ltfn5_average, "
-    "ltfn5_strided, csci1470, csci1470_cifar.",
+    "ltfn5_strided, csci1470, csci1470_cifar, fast.",
     epilog="convc COMMAND --help lists a command's options.",
 )
 """The command ``convc``."""

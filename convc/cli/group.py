@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,6 +16,7 @@ from convc import __version__
 from convc.ir.errors import ConvcError, ModelError
 
 if TYPE_CHECKING:
+    from convc.data.augment import Augmentation
     from convc.data.batches import Splits
     from convc.model import Model
     from convc.optimizers import Optimizer
@@ -164,15 +167,26 @@ batch_option = click.option(
     "--batch", type=COUNT, default=128, show_default=True, help="Images at a time."
 )
 
+_threads_option = click.option(
+    "--threads", type=COUNT, help="Threads to use. [default: every core]"
+)
+
 compile_options = options(
-    backend_option,
-    batch_option,
-    click.option("--threads", type=COUNT, help="Threads to use. [default: every core]"),
-    precision_option,
-    lockfile_option,
+    backend_option, batch_option, _threads_option, precision_option, lockfile_option
 )
 """--backend, --interpret, --batch, --threads, --precision for the model that is
 loaded, and --lockfile, which is in force while they run."""
+
+recipe_compile_options = options(
+    backend_option,
+    click.option(
+        "--batch", type=COUNT, help="Images at a time. [default: the recipe's, or 128]"
+    ),
+    _threads_option,
+    precision_option,
+    lockfile_option,
+)
+"""The same with the batch of the model's recipe, given as None."""
 
 input_option = click.option(
     "--input",
@@ -205,16 +219,22 @@ rule_options = options(
     click.option(
         "--optimizer",
         type=click.Choice(["sgd", "momentum", "adam", "adamw"]),
-        default="adam",
-        show_default=True,
+        help="[default: the recipe's, or adam]",
     ),
     click.option(
         "--learning-rate",
         type=click.FloatRange(min=0),
-        help="[default: the optimizer's own; 0.001 for adam]",
+        help="[default: the recipe's, or the optimizer's own; 0.001 for adam]",
+    ),
+    click.option(
+        "--shifts",
+        type=click.IntRange(min=0),
+        metavar="PIXELS",
+        help="Move each image by up to so many, anew in each epoch. [default: the "
+        "recipe's, or 0]",
     ),
 )
-"""--optimizer and --learning-rate, for ``chosen_rule``."""
+"""How images are trained on, for ``chosen_rule`` and ``chosen_shifts``."""
 
 limit_options = options(
     click.option(
@@ -230,12 +250,23 @@ limit_options = options(
 """--limit and --test-limit, for ``limited``."""
 
 
-def chosen_rule(optimizer: str, learning_rate: float | None) -> Optimizer:
-    """The optimizer of that name, with the learning rate if one was given."""
+def chosen_rule(model: Model, name: str | None, rate: float | None) -> Optimizer:
+    """The optimizer of that name, or the recipe's, with the rate if one is given."""
     from convc.optimizers import OPTIMIZERS
 
-    rule: Callable[..., Optimizer] = OPTIMIZERS[optimizer]
-    return rule() if learning_rate is None else rule(learning_rate=learning_rate)
+    rule: Callable[..., Optimizer] = partial(replace, model.recipe.optimizer)
+    if name is not None:
+        rule = OPTIMIZERS[name]
+    return rule() if rate is None else rule(learning_rate=rate)
+
+
+def chosen_shifts(pixels: int | None) -> Augmentation | None:
+    """The augmentation that is asked for; None if none is, whatever the recipe says."""
+    from convc.data.augment import UNCHANGED, Shifts
+
+    if pixels is None:
+        return None
+    return Shifts(pixels) if pixels else UNCHANGED
 
 
 def limited(splits: Splits, limit: int | None, test_limit: int | None) -> Splits:

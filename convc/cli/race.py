@@ -11,7 +11,7 @@ from convc.cli.group import (
     COUNT,
     Failure,
     chosen_rule,
-    compile_options,
+    chosen_shifts,
     data_option,
     device_option,
     limit_options,
@@ -20,6 +20,7 @@ from convc.cli.group import (
     model_argument,
     options,
     print_table,
+    recipe_compile_options,
     rule_options,
 )
 
@@ -65,13 +66,14 @@ _race_options = options(
 @_race_options
 @click.option("--json", "as_json", is_flag=True, help="Print the laps as JSON.")
 @data_option
-@compile_options
+@recipe_compile_options
 @device_option
 def race(
     model: str,
     seeds: int,
-    optimizer: str,
+    optimizer: str | None,
     learning_rate: float | None,
+    shifts: int | None,
     limit: int | None,
     test_limit: int | None,
     as_json: bool,
@@ -97,13 +99,18 @@ def race(
     splits = load_for(loaded.image.inner, data)
     read = perf_counter() - began
     used = limited(splits, limit, test_limit)
-    rule = chosen_rule(optimizer, learning_rate)
-    course = Course(**settings, optimizer=rule, read=read)
+    rule = chosen_rule(loaded, optimizer, learning_rate)
+    recipe = loaded.recipe.but(
+        optimizer=rule, batch=settings.pop("batch"), augment=chosen_shifts(shifts)
+    )
+    settings["batch"] = recipe.batch
+    course = Course(**settings, optimizer=rule, augment=recipe.augment, read=read)
     result = run(loaded, used.train, used.test, course, range(seeds), _say)
     if as_json:
         told = {"network": model, "precision": loaded.precision, **settings}
         told |= {"data": used.train.name, "images": len(used.train)}
-        told |= {"optimizer": repr(rule), **result.as_json()}
+        told |= {"optimizer": repr(rule), "augment": repr(recipe.augment)}
+        told |= result.as_json()
         click.echo(json.dumps(told, indent=2))
     else:
         click.echo(f"{model} to {course.target:g} % of {used.test.name}, in seconds")

@@ -10,6 +10,7 @@ import click
 from convc.cli.group import (
     COUNT,
     chosen_rule,
+    chosen_shifts,
     compile_options,
     data_option,
     device_option,
@@ -19,6 +20,7 @@ from convc.cli.group import (
     model_argument,
     options,
     print_table,
+    recipe_compile_options,
     rule_options,
 )
 
@@ -35,7 +37,7 @@ weights_option = click.option(
 )
 
 _train_options = options(
-    click.option("--epochs", type=COUNT, default=5, show_default=True),
+    click.option("--epochs", type=COUNT, help="[default: the recipe's, or 5]"),
     rule_options,
     click.option(
         "--seed",
@@ -82,12 +84,13 @@ _train_options = options(
 @model_argument
 @_train_options
 @data_option
-@compile_options
+@recipe_compile_options
 @device_option
 def train(
     model: str,
-    optimizer: str,
+    optimizer: str | None,
     learning_rate: float | None,
+    shifts: int | None,
     limit: int | None,
     test_limit: int | None,
     directory: Path | None,
@@ -99,7 +102,8 @@ def train(
 ) -> None:
     """Train MODEL and test it after each epoch.
 
-    It is trained on MNIST, or on CIFAR-10 if it takes images of 32x32x3.
+    It is trained on MNIST, or on CIFAR-10 if it takes images of 32x32x3. What is not
+    given is as the recipe of the network says, if it has one.
     """
     if directory is None and (resume or checkpoint_every):
         raise click.UsageError("--resume and --checkpoint-every need --run DIR")
@@ -119,7 +123,8 @@ def train(
             loaded,
             used.train,
             used.test,
-            optimizer=chosen_rule(optimizer, learning_rate),
+            optimizer=chosen_rule(loaded, optimizer, learning_rate),
+            augment=chosen_shifts(shifts),
             directory=directory,
             resume=resume,
             checkpoint_every=checkpoint_every,

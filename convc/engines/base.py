@@ -25,8 +25,11 @@ class Resident(Protocol):
 
     interval: int
 
-    def begin(self, order: Array, batch: int) -> None:
-        """The next step is on batch number ``batch`` of the images in that order."""
+    def begin(self, order: Array, batch: int, epoch: int) -> None:
+        """The next step is on batch number ``batch`` of the images in that order.
+
+        ``epoch`` counts from 0; it says how images are changed, where they are.
+        """
         ...
 
     def steps(self, number: int) -> list[tuple[float, int]]:

@@ -52,10 +52,11 @@ class DeviceBatches:
         uploaded(self._answers, labels[1])
         self._at = 0
 
-    def begin(self, order: Array, batch: int) -> None:
+    def begin(self, order: Array, batch: int, epoch: int) -> None:
         """Upload the order; the next step is on batch number ``batch`` of it.
 
-        What else the program reads, numbers that it is fed, is uploaded too.
+        What else the program reads, numbers that it is fed, is uploaded too. The
+        ``epoch`` changes nothing: the images stay as they are.
         """
         with self._engine.device.active():
             uploaded(self._order, order.astype(np.int32))

@@ -39,6 +39,7 @@ from convc.layers.regularization import batch_norm, dropout
 from convc.layers.shape import (
     add,
     concat,
+    crop2d,
     flatten,
     pad,
     reduce_mean,
@@ -61,6 +62,7 @@ __all__ = [
     "conv2d_transpose",
     "conv3d",
     "convolve",
+    "crop2d",
     "dense",
     "depthwise_conv2d",
     "depthwise_convolve",

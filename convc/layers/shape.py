@@ -117,6 +117,26 @@ def _sides(x: Tensor, given: object) -> list[tuple[int, int]]:
     return [(before, after) for before, after in sides]
 
 
+def crop2d(inputs: Tensor, pixels: int, name: str | None = None) -> Tensor:
+    """Images without their border: f32[N,H,W,C] -> f32[N,H-2·pixels,W-2·pixels,C].
+
+    ModelError if nothing would be left.
+    """
+    with layer_scope("crop2d", name, absorb=True) as t:
+        x = args.tensor("crop2d", "inputs", inputs, rank=4)
+        border = args.whole("crop2d", "pixels", pixels, low=0)
+        for axis, size in enumerate(x.type.inner[:2], 1):
+            if size <= 2 * border:
+                raise TypeRuleError(
+                    f"crop2d: a border of {border} pixels on both sides leaves nothing "
+                    f"of {size} (inputs: {x.type}); crop less"
+                )
+            if border:
+                kept = size - 2 * border
+                x = t.emit("slice", x, axis=axis, start=border, size=kept)
+        return x
+
+
 def add(x: Tensor, y: Tensor, name: str | None = None) -> Tensor:
     """The sum x + y by NumPy's broadcasting rule, as in a residual connection."""
     with layer_scope("add", name, absorb=True) as t:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convc.data.augment import UNCHANGED
 from convc.ir.errors import ConvcError, RunError
 from convc.runtime.checkpoint import SCORE, Checkpoint, CheckpointError
 from convc.runtime.history import Epoch
@@ -38,7 +39,11 @@ class Settings:
     backend: str
     threads: int
     precision: str = "fp32"
+    augment: str = repr(UNCHANGED)
 
+
+_ONCE = {"precision": "fp32", "augment": repr(UNCHANGED)}
+"""What runs were whose checkpoints do not say it."""
 
 _MAY_CHANGE = ("backend", "threads")
 
@@ -113,7 +118,7 @@ def position_in(
             f"{checkpoint.path}: a run's checkpoint holds its settings and its "
             "position, and this one does not; it was saved by something else"
         )
-    stored, now = {"precision": "fp32", **stored}, asdict(settings)
+    stored, now = {**_ONCE, **stored}, asdict(settings)
     differing = {k: (stored.get(k), v) for k, v in now.items() if stored.get(k) != v}
     refused = [
         f"{name} was {was!r} and is now {is_now!r}"

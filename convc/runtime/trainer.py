@@ -22,7 +22,7 @@ from convc.engines import targeted
 from convc.ir import philox
 from convc.ir.errors import RunError
 from convc.losses import softmax_cross_entropy
-from convc.optimizers import RATE_INPUT, Adam, Optimizer
+from convc.optimizers import RATE_INPUT, Optimizer
 from convc.runtime.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -49,9 +49,11 @@ from convc.runtime.resume import (
 )
 
 if TYPE_CHECKING:
+    from convc.data.augment import Augmentation
     from convc.model import Model
     from convc.pipeline import Step
     from convc.program import Program
+    from convc.recipes import Recipe
 
 CHECKPOINTS = "checkpoints"
 """The folder of a run directory that holds the checkpoints."""
@@ -61,12 +63,13 @@ def fit(
     model: Model,
     train: Dataset,
     validation: Dataset | None = None,
-    epochs: int = 5,
+    epochs: int | None = None,
     *,
-    batch: int = 128,
+    batch: int | None = None,
     backend: str = "numpy",
     device: str | None = None,
     optimizer: Optimizer | None = None,
+    augment: Augmentation | None = None,
     loss: Callable[..., Any] = softmax_cross_entropy,
     seed: int = 0,
     threads: int | None = None,
@@ -79,10 +82,11 @@ def fit(
 ) -> History:
     """Train a model; its history, whose program holds the trained weights.
 
-    The images are shuffled anew in each epoch, and the last batch may be smaller.
-    Without an ``optimizer`` it is Adam(0.001); the precision is the model's. After each
-    epoch the ``validation`` images are tested. With ``progress`` the memory plan, a bar
-    and a line per epoch are shown; ``check`` has every compiler pass checked.
+    The images are shuffled anew in each epoch, and the last batch may be smaller. If
+    ``epochs``, ``batch``, ``optimizer`` or ``augment`` is None, it is that of the
+    model's ``recipe``; the precision is the model's. After each epoch the
+    ``validation`` images are tested. With ``progress`` the memory plan, a bar and a
+    line per epoch are shown; ``check`` has every compiler pass checked.
 
     A GPU (for ``device`` see ``Program``) gathers the batches itself, from images that
     are copied there once, and makes ``steps_per_graph`` steps of a launch. The host
@@ -90,49 +94,54 @@ def fit(
 
     A run ``directory`` gets metrics.jsonl and checkpoints/, one at each epoch's end
     and one every ``checkpoint_every`` steps. ``resume`` goes on from the newest, with
-    the same data, batch, seed, network, optimizer and loss, and ends with the same
-    bits as an uninterrupted run. Ctrl-C ends the step, saves a checkpoint, and raises
-    KeyboardInterrupt with what to do.
+    the same data, batch, seed, network, optimizer, augmentation and loss, and ends with
+    the same bits as an uninterrupted run. Ctrl-C ends the step, saves a checkpoint, and
+    raises KeyboardInterrupt with what to do.
 
     RunError for arguments or data that do not fit, before any work, and for a loss
     that is NaN or infinite; CheckpointError where nothing can be resumed.
     """
     _refuse(epochs, batch, checkpoint_every, steps_per_graph, directory, resume)
     backend = targeted(backend, device)
-    optimizer = optimizer or Adam(1e-3)
+    asked = {"epochs": epochs, "batch": batch, "optimizer": optimizer}
+    recipe = model.recipe.but(**asked, augment=augment)
     for dataset in filter(None, (train, validation)):
         refuse_dataset(model, dataset)
     log = _Log(Path(directory) if directory else None, resume)
 
     def build(step: Step) -> Program:
-        return step.compile(backend, batch, threads, check, device)
+        return step.compile(backend, recipe.batch, threads, check, device)
 
-    program = build(model.training_step(loss=loss, optimizer=optimizer))
+    program = build(model.training_step(loss=loss, optimizer=recipe.optimizer))
     refuse_runtime_rate(program)
     program.initialize(seed)
     evaluator = build(model.evaluation_step(loss=loss)) if validation else None
-    name = getattr(loss, "__name__", type(loss).__name__)
-    settings = _settings(model, program, train, seed, (repr(optimizer), name))
-    work = _Work(program, evaluator, train, validation, settings, epochs)
+    settings = _settings(model, program, train, seed, recipe, loss)
+    work = _Work(program, evaluator, train, validation, recipe, settings)
     return _Run(work, log, checkpoint_every, steps_per_graph, progress).run()
 
 
 def _settings(
-    model: Model, program: Program, train: Dataset, seed: int, rules: tuple[str, str]
+    model: Model,
+    program: Program,
+    train: Dataset,
+    seed: int,
+    recipe: Recipe,
+    loss: Callable[..., Any],
 ) -> Settings:
-    """What decides the run's bits; ``rules`` are the optimizer and the loss."""
-    optimizer, loss = rules
+    """What decides the run's bits."""
     return Settings(
         network=model.name,
         data=train.name,
         images=len(train),
         batch=program.batch,
         seed=seed,
-        optimizer=optimizer,
-        loss=loss,
+        optimizer=repr(recipe.optimizer),
+        loss=getattr(loss, "__name__", type(loss).__name__),
         backend=program.backend,
         threads=program.threads,
         precision=model.precision,
+        augment=repr(recipe.augment),
     )
 
 
@@ -144,8 +153,13 @@ class _Work:
     evaluator: Program | None
     train: Dataset
     validation: Dataset | None
+    recipe: Recipe
     settings: Settings
-    epochs: int
+
+    @property
+    def epochs(self) -> int:
+        """How many there are in all."""
+        return self.recipe.epochs
 
 
 class _Log:
@@ -233,7 +247,10 @@ class _Run:
                 # Points count from step 0: the last one kept is of the step before.
                 self._metrics.truncate_after(self._at.step - 1)
             if self._at.epoch < work.epochs:
-                self._feed = feed_of(work.program, work.train, self._graphed, self._say)
+                self._feed = feed_of(
+                    *(work.program, work.train, self._graphed, self._say),
+                    *(work.recipe.augment, work.settings.seed),
+                )
             while self._at.epoch < work.epochs:
                 self._train_epoch()
                 self._end_epoch()
@@ -249,7 +266,7 @@ class _Run:
         order = philox.permutation(work.settings.seed, SHUFFLE_STREAM, at.epoch, images)
         bar = EpochProgress(at.epoch + 1, work.epochs, images, done=at.seen)
         with bar if self._progress else nullcontext() as shown:
-            self._feed.begin(order, at.batch)
+            self._feed.begin(order, at.batch, at.epoch)
             while left := batch_count(images, size) - at.batch:
                 self._pause()
                 for n, loss, correct in self._steps(left):
@@ -337,8 +354,8 @@ def _after(at: Position) -> str:
 
 
 def _refuse(
-    epochs: int,
-    batch: int,
+    epochs: int | None,
+    batch: int | None,
     checkpoint_every: int | None,
     steps_per_graph: int,
     directory: str | os.PathLike[str] | None,

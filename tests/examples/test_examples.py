@@ -70,7 +70,7 @@ def test_the_example_of_a_note_begins_with_what_it_follows(path: Path) -> None:
     if path.stem not in {"filters", *NOTES.values()}:
         return
     first, second, third = path.read_text("utf-8").splitlines()[:3]
-    assert re.fullmatch(r"# Follows .*\.", first), first
+    assert re.fullmatch(r"# (Follows|Beyond the notes:) .*\.", first), first
     assert re.fullmatch(r"# Look at .*\.", second), second
     assert third.startswith('"""Run it with')
 
@@ -103,6 +103,12 @@ def test_bad_weights_cost_more_than_sane_ones(tmp_path: Path) -> None:
     ]
     assert len(costs) == 2
     assert costs[0] > 1000 * costs[1]
+
+
+def test_the_fast_network_is_trained_as_its_recipe_says(tmp_path: Path) -> None:
+    lines = run("fast.py", tmp_path, "256").splitlines()
+    assert [x.split()[1] for x in lines if x.startswith("epoch ")][-1] == "3/3"
+    assert re.fullmatch(r"\d+\.\d s, tests and compilation included", lines[-1])
 
 
 def test_the_lectures_layers_have_their_sizes(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from convc.cli import main
 from convc.data.batches import Dataset, Splits
 from convc.data.idx import DataError
 from convc.program import Program
-from convc.runtime.checkpoint import save_weights
+from convc.runtime.checkpoint import load_checkpoint, save_weights
 
 ROOT = Path(__file__).parents[3]
 
@@ -111,6 +111,41 @@ def test_train_with_every_optimizer(tiny: str, optimizer: str) -> None:
     arguments = ("--epochs", "1", "--optimizer", optimizer, "--learning-rate", "0.01")
     result = convc("train", tiny, *arguments, *QUICK)
     assert result.exit_code == 0, result.stderr
+
+
+COOKED = f"""
+import convc as cc
+
+
+@cc.recipe(epochs=2, batch=32, optimizer=cc.SGD(0.25), augment=cc.Shifts(2))
+{PLAIN}"""
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs", "told"),
+    [
+        ((), 2, ("SGD(learning_rate=0.25", 32, "Shifts(pixels=2)")),
+        (("--shifts", "0"), 2, ("SGD(learning_rate=0.25", 32, "Augmentation()")),
+        (("--epochs", "1", "--batch", "16"), 1, ("SGD(", 16, "Shifts(pixels=2)")),
+        (("--learning-rate", "0.5"), 2, ("SGD(learning_rate=0.5", 32, "Shifts(")),
+        (("--optimizer", "adam"), 2, ("Adam(learning_rate=0.001", 32, "Shifts(")),
+    ],
+)
+def test_train_does_as_the_recipe_says_unless_it_is_told_otherwise(
+    tiny: str,
+    options: tuple[str, ...],
+    epochs: int,
+    told: tuple[str, int, str],
+) -> None:
+    Path("cooked.py").write_text(COOKED)
+    result = convc("train", "cooked.py:tiny", "--run", "r", "--threads", "1", *options)
+    assert result.exit_code == 0, result.stderr
+    checkpoint = load_checkpoint(Path("r/checkpoints"))
+    settings = checkpoint.meta["settings"]
+    assert len(checkpoint.meta["position"]["records"]) == epochs
+    assert settings["optimizer"].startswith(told[0])
+    assert settings["batch"] == told[1]
+    assert settings["augment"].startswith(told[2])
 
 
 def test_train_with_a_limit_sees_that_many_images(tiny: str) -> None:

@@ -222,9 +222,9 @@ def test_the_device_gathers_what_the_host_would(make: Make, graphed: int) -> Non
     expected = by_hand(host, orders[0], 0) + by_hand(host, orders[1], 1)
     resident = program.resident(("image", IMAGES), ("labels", LABELS), graphed)
     assert resident is not None
-    resident.begin(orders[0], 0)
+    resident.begin(orders[0], 0, 0)
     records = resident.steps(3)
-    resident.begin(orders[1], 1)
+    resident.begin(orders[1], 1, 0)
     records += resident.steps(1)
     records += resident.steps(1)
     assert records == expected
@@ -235,7 +235,7 @@ def test_steps_with_data_from_the_host_may_come_in_between(make: Make) -> None:
     host, program = sample(), make()
     resident = program.resident(("image", IMAGES), ("labels", LABELS))
     assert resident is not None
-    resident.begin(np.arange(11), 0)
+    resident.begin(np.arange(11), 0, 0)
     expected = by_hand(host, np.arange(11), 0)
     assert resident.steps(2) == expected[:2]
     state = program.state()
@@ -254,12 +254,12 @@ def test_two_steps_are_one_launch_when_asked(fake_cuda: FakeCuda) -> None:
         ("image", np.tile(IMAGES, (2, 1))), ("labels", np.tile(LABELS, 2)), 2
     )
     assert resident is not None
-    resident.begin(np.arange(22), 0)
+    resident.begin(np.arange(22), 0, 0)
     resident.steps(5)
     assert [line for line in fake_cuda.log if line.startswith("replay")] == [
         *("replay 16", "replay 16", "replay 8")
     ]
-    resident.begin(np.arange(22), 0)
+    resident.begin(np.arange(22), 0, 0)
     fake_cuda.log.clear()
     resident.steps(3)
     assert fake_cuda.log == ["replay 16", "replay 8"]

@@ -13,6 +13,7 @@ from convc.ir.verifier import verify
 from convc.layers import (
     add,
     concat,
+    crop2d,
     flatten,
     pad,
     reduce_mean,
@@ -35,6 +36,21 @@ def test_flatten_makes_each_image_one_row() -> None:
     assert trace(flatten, {"x": "f32[N,3]"}).nodes == ()
     with pytest.raises(ModelError, match="flatten: a scalar has no batch"):
         result(flatten, "f32[]")
+
+
+def test_a_crop_takes_the_border_off_every_side() -> None:
+    graph = verify(trace(lambda x: crop2d(x, 1), {"x": "f32[N,4,5,2]"}))
+    x = np.arange(80, dtype=np.float32).reshape(2, 4, 5, 2)
+    (cropped,) = interpret(graph, {"x": x}, {}).outputs.values()
+    assert np.array_equal(cropped, x[:, 1:-1, 1:-1])
+    assert trace(lambda x: crop2d(x, 0), {"x": "f32[N,4,5,2]"}).nodes == ()
+
+
+def test_a_crop_leaves_something() -> None:
+    with pytest.raises(ModelError, match="crop2d: a border of 2 .* nothing of 4"):
+        result(lambda x: crop2d(x, 2), "f32[N,6,4,2]")
+    with pytest.raises(ModelError, match="crop2d: pixels must be a whole number"):
+        result(lambda x: crop2d(x, -1), "f32[N,6,4,2]")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ pytest.importorskip("triton", reason="needs triton: pip install 'convc[triton]'"
 
 from fake_cuda import FakeCuda, fake_cuda
 
+from convc.data.augment import Shifts
 from convc.data.batches import Dataset
 from convc.engines.base import NoRoom
 from convc.engines.device import Cuda, Interpreted
@@ -129,8 +130,8 @@ class Records:
 
     interval = 100
 
-    def begin(self, order: np.ndarray, batch: int) -> None:
-        assert (len(order), batch) == (21, 0)
+    def begin(self, order: np.ndarray, batch: int, epoch: int) -> None:
+        assert (len(order), batch, epoch) == (21, 0, 0)
 
     def steps(self, number: int) -> list[tuple[float, int]]:
         return [(1.0, 5), (float("nan"), 0), (2.0, 7)][:number]
@@ -159,6 +160,28 @@ def test_without_room_for_the_images_the_host_feeds_and_says_so(
     assert same(train(progress=True), expected)
     said = capsys.readouterr().out
     assert "notice: there is no room for 9 bytes of images on cuda; they are" in said
+
+
+def test_shifted_images_come_from_the_host_which_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On every backend the same: NumPy's images and labels, step by step."""
+    shown: dict[str, list[bytes]] = {"triton:interpret": [], "numpy": []}
+    run = Program.run
+
+    def seen(self: Program, n: int | None = None) -> dict[str, Any]:
+        if "training/step" in self.parameters:
+            images, labels = self.input("image", n), self.input("labels", n)
+            shown[self.backend].append(images.tobytes() + labels.tobytes())
+        return run(self, n)
+
+    monkeypatch.setattr(Program, "run", seen)
+    for backend in shown:
+        train(backend=backend, augment=Shifts(1), progress=True)
+    assert len(shown["numpy"]) == 6
+    assert shown["numpy"] == shown["triton:interpret"]
+    said = capsys.readouterr().out
+    assert said.count("notice: the host makes the images of Shifts(pixels=1)") == 1
 
 
 def test_steps_per_graph_is_a_count() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from convc.data.augment import Shifts
 from convc.data.batches import Dataset, batches
 from convc.ir.errors import ConvcError, RunError
 from convc.layers import conv2d, dense, dropout, flatten
@@ -157,6 +158,18 @@ def test_a_run_that_was_broken_off_and_resumed_ends_with_the_same_bits(
     assert [untimed(e) for e in resumed.epochs] == [untimed(e) for e in whole.epochs]
 
 
+def test_a_resumed_run_sees_the_same_shifted_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are others than without a shift; it goes on in the middle of an epoch."""
+    shifted: dict[str, Any] = {"augment": Shifts(1), "epochs": 2}
+    whole = train(**shifted)
+    assert whole.digest != train(epochs=2).digest
+    shifted["directory"] = tmp_path
+    broken_off(monkeypatch, 9, **shifted, checkpoint_every=2)
+    assert train(**shifted, resume=True).digest == whole.digest
+
+
 def untimed(epoch: Epoch) -> Epoch:
     return replace(epoch, seconds=0.0, images_per_second=0.0)
 
@@ -201,6 +214,7 @@ def test_the_best_checkpoint_is_that_of_the_best_epoch(tmp_path: Path) -> None:
         ({"seed": 1}, "seed was 0 and is now 1"),
         ({"batch": 8}, "batch was 16 and is now 8"),
         ({"optimizer": SGD(0.5)}, "optimizer was 'Adam("),
+        ({"augment": Shifts(1)}, "'Augmentation()' and is now 'Shifts(pixels=1)'"),
         ({"train": TRAIN.first(80)}, "images was 90 and is now 80"),
         ({"model": Model(tiny, "other", image="f32[N,6,6,1]")}, "'tiny' and is now"),
     ],
