@@ -461,7 +461,7 @@ def test_a_number_that_is_fed_reaches_the_device_with_the_order(
     assert resident is not None
     for at, share in enumerate((0.5, 0.125)):
         program.input("share")[...] = share
-        resident.begin(np.arange(11), at)
+        resident.begin(np.arange(11), at, 0)
         rows = slice(4 * at, 4 * at + 4)
         want = host(x=IMAGES[rows], labels=LABELS[rows] % 4, share=share)
         assert resident.steps(1) == [(float(want["loss"]), int(want["correct"]))]
