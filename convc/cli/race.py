@@ -26,6 +26,7 @@ from convc.cli.group import (
 
 if TYPE_CHECKING:
     from convc.racing import Lap, Race
+    from convc.recipes import Recipe
 
 _race_options = options(
     click.option(
@@ -46,9 +47,8 @@ _race_options = options(
     click.option(
         "--epochs",
         type=COUNT,
-        default=20,
-        show_default=True,
-        help="When a run is given up.",
+        help="When a run is given up. [default: the recipe's where its learning rate "
+        "is a schedule, or 20]",
     ),
     click.option(
         "--test-every",
@@ -71,6 +71,7 @@ _race_options = options(
 def race(
     model: str,
     seeds: int,
+    epochs: int | None,
     optimizer: str | None,
     learning_rate: float | None,
     shifts: int | None,
@@ -84,7 +85,7 @@ def race(
 
     The seconds of each run are split into what they went into: compiling, the data,
     the kernels of the training step, the tests, and the host's loop. The exit code is
-    1 if a run misses the target.
+    1 if a run misses the target. What is not given is as the network's recipe says.
     """
     from time import perf_counter
 
@@ -103,6 +104,7 @@ def race(
     recipe = loaded.recipe.but(
         optimizer=rule, batch=settings.pop("batch"), augment=chosen_shifts(shifts)
     )
+    settings["epochs"] = epochs or _patience(recipe)
     settings["batch"] = recipe.batch
     course = Course(**settings, optimizer=rule, augment=recipe.augment, read=read)
     result = run(loaded, used.train, used.test, course, range(seeds), _say)
@@ -126,6 +128,14 @@ def race(
             f"{missed} of {seeds} runs missed {course.target:g} % "
             f"within {course.epochs} epochs"
         )
+
+
+def _patience(recipe: Recipe) -> int:
+    """After how many epochs a run is given up: 20, or when its schedule has ended."""
+    from convc.schedules import Schedule
+
+    ends = isinstance(recipe.optimizer.learning_rate, Schedule)
+    return recipe.epochs if ends else 20
 
 
 def _say(line: str) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from convc import racing
+from convc.data.augment import UNCHANGED, Augmentation, Shifts
 from convc.data.batches import Dataset
 from convc.ir.errors import RunError
 from convc.layers import dense, flatten
@@ -44,7 +45,10 @@ def run(on: Course, seeds: range = range(2)) -> Race:
     return race(Model(tiny, image="f32[N,4,4,1]"), TRAIN, TEST, on, seeds)
 
 
-def test_a_lap_is_what_fit_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("augment", [UNCHANGED, Shifts(1)], ids=repr)
+def test_a_lap_is_what_fit_trains(
+    monkeypatch: pytest.MonkeyPatch, augment: Augmentation
+) -> None:
     """Its tests give the same loss, to the last bit."""
     seen: list[tuple[float, float]] = []
 
@@ -53,13 +57,14 @@ def test_a_lap_is_what_fit_trains(monkeypatch: pytest.MonkeyPatch) -> None:
         return seen[-1]
 
     monkeypatch.setattr(racing, "evaluate", noted)
-    raced = run(course(100, epochs=2), range(5, 6))
+    raced = run(course(100, epochs=2, augment=augment), range(5, 6))
     history = fit(
         Model(tiny, image="f32[N,4,4,1]"),
         *(TRAIN, TEST, 2),
         batch=16,
         threads=1,
         optimizer=Adam(0.05),
+        augment=augment,
         seed=5,
         progress=False,
     )

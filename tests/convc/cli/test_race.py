@@ -77,6 +77,28 @@ def test_json_has_the_settings_and_the_laps() -> None:
     assert told["median"]["seconds"] == lap["seconds"] == sum(lap["split"].values())
 
 
+COOKED = f"""
+import convc as cc
+
+
+@cc.recipe(epochs=2, batch=8, optimizer=cc.SGD(RATE), augment=cc.Shifts(1))
+{NETWORK[NETWORK.index("def ") :]}"""
+
+
+@pytest.mark.parametrize(
+    ("rate", "epochs"), [("0.5", 20), ("cc.CosineDecay(0.5, 10)", 2)]
+)
+def test_a_race_is_run_as_the_recipe_says(rate: str, epochs: int) -> None:
+    """It is given up where the schedule ends; 20 epochs are for a rate that stays."""
+    Path("net.py").write_text(COOKED.replace("RATE", rate), "utf-8")
+    command = ["race", "net.py:tiny", "--seeds", "1", "--threads", "1", "--json"]
+    result = CliRunner().invoke(main, [*command, "--target", "90"])
+    told = json.loads(result.stdout)
+    assert (told["batch"], told["epochs"]) == (8, epochs)
+    assert told["optimizer"].startswith("SGD(learning_rate=")
+    assert told["augment"] == "Shifts(pixels=1)"
+
+
 def test_a_target_that_is_no_accuracy_is_refused() -> None:
     result = race("--target", "0")
     assert result.exit_code == 2

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from convc.data.augment import Shifts
-from convc.data.batches import Dataset, batches
+from convc.data.batches import SHUFFLE_STREAM, Dataset, batches
+from convc.ir import philox
 from convc.ir.errors import ConvcError, RunError
 from convc.layers import conv2d, dense, dropout, flatten
 from convc.model import Model, fed
@@ -156,6 +157,27 @@ def test_a_run_that_was_broken_off_and_resumed_ends_with_the_same_bits(
     assert state(resumed.program) == state(whole.program)
     assert resumed.digest == whole.digest
     assert [untimed(e) for e in resumed.epochs] == [untimed(e) for e in whole.epochs]
+
+
+def test_an_epoch_shows_images_as_they_are_shifted_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the seed of the run and the number of the epoch."""
+    shown: list[bytes] = []
+    run = Program.run
+
+    def seen(self: Program, n: int | None = None) -> dict[str, Any]:
+        shown.append(self.input("image", n).tobytes())
+        return run(self, n)
+
+    monkeypatch.setattr(Program, "run", seen)
+    train(epochs=2, batch=90, validation=None, seed=5, augment=Shifts(1))
+    for epoch, images in enumerate(shown):
+        expected = np.empty_like(TRAIN.images)
+        order = philox.permutation(5, SHUFFLE_STREAM, epoch, 90)
+        Shifts(1).gathering(TRAIN.images, 90, 5, epoch)(order, expected)
+        assert images == expected.tobytes()
+    assert len(shown) == 2
 
 
 def test_a_resumed_run_sees_the_same_shifted_images(
