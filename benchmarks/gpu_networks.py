@@ -151,7 +151,7 @@ def ours(
         order = np.arange(len(batches[1]))
 
         def epoch() -> None:
-            fed.begin(order, 0)
+            fed.begin(order, 0, 0)
             fed.steps(steps_fed)
 
         return Contestant(FED.format(together), [epoch], steps_fed)
