@@ -260,16 +260,19 @@ def _row(result: Record) -> tuple[str, ...]:
 
 
 def _ours(seeds: list[list[Record]]) -> list[str]:
-    """Mean and spread of the test accuracy, at the epochs that all seeds have."""
-    last = min(map(len, seeds))
+    """Mean and spread of the test accuracy; some epochs only a few seeds have."""
     lines = []
-    for number in sorted({*EPOCHS, last}):
-        if number <= last:
-            shares = [100 * epochs[number - 1]["test_accuracy"] for epochs in seeds]
-            middle = mean(shares)
-            far = max(abs(share - middle) for share in shares)
-            spread = f" ± {far:.2f}" if len(shares) > 1 else ""
-            lines.append(f"{number}: {middle:.2f}{spread}")
+    for number in sorted({*EPOCHS, *map(len, seeds)}):
+        shares = [
+            100 * e[number - 1]["test_accuracy"] for e in seeds if len(e) >= number
+        ]
+        if not shares:
+            continue
+        middle = mean(shares)
+        far = max(abs(share - middle) for share in shares)
+        spread = f" ± {far:.2f}" if len(shares) > 1 else ""
+        few = f" ({len(shares)} of {len(seeds)} seeds)" * (len(shares) < len(seeds))
+        lines.append(f"{number}: {middle:.2f}{spread}{few}")
     return lines
 
 

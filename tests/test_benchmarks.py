@@ -139,7 +139,8 @@ def test_the_table_sets_ours_beside_the_notes(
     assert "| 1: 97.00<br>2: 98.00<br>3: 98.10<br>4: 99.00 | 12.3 / 250 |" in cs20
     assert ltfn5.endswith("| 1,234 | 3.0 MiB | 9 |")
     assert (
-        "| at the end: 81.88 | 1: 85.00 ± 5.00<br>2: 91.00 ± 1.00 | 12.3 / – " in ltfn5
+        "| at the end: 81.88 | 1: 85.00 ± 5.00<br>2: 91.00 ± 1.00"
+        "<br>3: 93.00 (1 of 2 seeds) | 12.3 / – " in ltfn5
     )
     assert own.startswith("| `own` | – | – | 1: 50.00 | 12.3 / – |")
     page = tmp_path / "page.md"
