@@ -1,4 +1,4 @@
-"""Trains the networks of the notes with several seeds, and sets ours beside theirs.
+"""Trains networks as their recipes say, with several seeds; the notes' figures beside.
 
     python benchmarks/seeds.py cs20si cs20 --epochs 5 --seeds 0 1 2 --threads 2
     python benchmarks/seeds.py --table                   # what was kept, as Markdown
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean, median
+from time import perf_counter
 from typing import Any
 
 from conditions import conditions, write
@@ -31,7 +32,6 @@ from convc.files import write_atomically
 from convc.ir.printer import print_graph
 from convc.model import Model
 from convc.networks import load_network
-from convc.optimizers import OPTIMIZERS, Optimizer
 from convc.pipeline import default_threads
 from convc.runtime.history import History
 from convc.runtime.trainer import CHECKPOINTS, fit
@@ -51,7 +51,6 @@ class Note:
     accuracy: dict[int, float] = field(default_factory=dict)
     at_the_end: float | None = None
     seconds: float | None = None
-    batch: int = 128
 
 
 CS20SI = Note(
@@ -64,7 +63,7 @@ CS20 = Note(
     {1: 0.9131, 2: 0.9363, 3: 0.9478, 5: 0.9573, 10: 0.971, 25: 0.9818},
     seconds=250,
 )
-LTFN5 = Note("Learn TensorFlow Now, part 5", at_the_end=0.8188, batch=100)
+LTFN5 = Note("Learn TensorFlow Now, part 5", at_the_end=0.8188)
 FLAT784 = Note("Explaining TensorFlow code for a ConvNet")
 CSCI1470 = Note("CSCI 1470, convolution")
 OTHER = Note("")
@@ -111,11 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="a built-in network")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, help="default: the recipe's, or 5")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--batch", type=int, help="default: the note's, or 128")
-    parser.add_argument("--optimizer", choices=sorted(OPTIMIZERS), default="adam")
-    parser.add_argument("--learning-rate", type=float, help="default: its own")
     parser.add_argument("--threads", type=int, help="default: every core")
     parser.add_argument("--limit", type=int, help="train on the first images alone")
     parser.add_argument("--test-limit", type=int, help="test on the first alone")
@@ -136,16 +132,16 @@ def train(name: str, options: argparse.Namespace) -> None:
         splits = Splits(splits.train.first(options.limit), splits.test)
     if options.test_limit:
         splits = Splits(splits.train, splits.test.first(options.test_limit))
-    optimizer = _optimizer(options)
+    recipe = model.recipe.but(epochs=options.epochs)
     settings = {
         "network": name,
         "definition": _digest(re.sub(r" +@ .*", "", print_graph(model.graph))),
         "data": splits.train.name,
         "images": len(splits.train),
         "test_images": len(splits.test),
-        "batch": options.batch or NOTES.get(name, OTHER).batch,
-        "optimizer": repr(optimizer),
-        "learning_rate": optimizer.learning_rate,
+        "batch": recipe.batch,
+        "optimizer": repr(recipe.optimizer),
+        "augment": repr(recipe.augment),
         "precision": model.precision,
         "threads": options.threads or default_threads(backend_named("numpy")),
     }
@@ -155,33 +151,27 @@ def train(name: str, options: argparse.Namespace) -> None:
     run = runs / f"{name}-{_digest(json.dumps(settings))[:12]}"
     for seed in options.seeds:
         done = result["seeds"].get(str(seed), {"epochs": []})["epochs"]
-        if len(done) >= options.epochs:
+        if len(done) >= recipe.epochs:
             print(f"{name}, seed {seed}: {len(done)} epochs are there")
             continue
         print(f"{name}, seed {seed}:", flush=True)
         directory = run / f"seed-{seed}"
+        resumed = any((directory / CHECKPOINTS).glob("step-*.json"))
+        began = perf_counter()
         history = fit(
             model,
             splits.train,
             splits.test,
-            options.epochs,
-            batch=settings["batch"],
-            optimizer=optimizer,
+            recipe.epochs,
             seed=seed,
             threads=settings["threads"],
             directory=directory,
-            resume=any((directory / CHECKPOINTS).glob("step-*.json")),
+            resume=resumed,
         )
+        seconds = None if resumed else perf_counter() - began
         result = _kept(path, settings) | _facts(history)  # others may have written
-        result["seeds"][str(seed)] = _seed(history)
+        result["seeds"][str(seed)] = _seed(history, seconds)
         write(path, result)
-
-
-def _optimizer(options: argparse.Namespace) -> Optimizer:
-    rule: Any = OPTIMIZERS[options.optimizer]
-    rate = options.learning_rate
-    chosen: Optimizer = rule() if rate is None else rule(learning_rate=rate)
-    return chosen
 
 
 def _digest(text: str) -> str:
@@ -218,9 +208,11 @@ def _facts(history: History) -> Record:
     }
 
 
-def _seed(history: History) -> Record:
-    """A run: its epochs, and what it was measured with."""
+def _seed(history: History, seconds: float | None) -> Record:
+    """A run: its epochs, what it took from the compiler to the last test if it was not
+    resumed, and what it was measured with."""
     return {
+        "seconds_in_all": seconds and round(seconds, 2),
         "epochs": [epoch.as_json() for epoch in history.epochs],
         "weights_sha256": history.digest,
         "date": datetime.now(UTC).date().isoformat(),

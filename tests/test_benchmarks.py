@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import recipe
 import schedule_choice
 import seeds
 from click.testing import CliRunner
@@ -69,7 +68,7 @@ def train_seeds(folder: Path, *arguments: str) -> dict[str, Any]:
     """What is kept of the smallest network, on a slice of the stand-in digits."""
     slice_of = ["--limit", "64", "--test-limit", "50", "--threads", "1"]
     places = ["--out", str(folder / "out"), "--runs", str(folder / "runs")]
-    seeds.main(["csci1470", "--batch", "32", *slice_of, *places, *arguments])
+    seeds.main(["csci1470", *slice_of, *places, *arguments])
     return dict(json.loads((folder / "out" / "csci1470.json").read_text("utf-8")))
 
 
@@ -102,7 +101,7 @@ def test_seeds_are_kept_as_they_are_done_and_epochs_added(
     both = train_seeds(digits, "--epochs", "2", "--seeds", "0", "1")
     assert both["seeds"]["0"] == first["seeds"]["0"], "it was trained again"
     assert [e["number"] for e in both["seeds"]["1"]["epochs"]] == [1, 2]
-    assert (both["parameters"], both["batch"]) == (31_770, 32)
+    assert (both["parameters"], both["batch"]) == (31_770, 128)
     assert both["arena_bytes"] > 4 * 3 * both["parameters"]
     more = train_seeds(digits, "--epochs", "3", "--seeds", "1")
     epochs = more["seeds"]["1"]["epochs"]
@@ -110,6 +109,17 @@ def test_seeds_are_kept_as_they_are_done_and_epochs_added(
     assert len(epochs) == 3
     with pytest.raises(SystemExit, match=r"images was 64 and is now 32\. Name another"):
         train_seeds(digits, "--limit", "32")
+
+
+def test_a_network_is_trained_as_its_recipe_says(digits: Path) -> None:
+    places = ["--out", str(digits), "--runs", str(digits / "runs"), "--threads", "1"]
+    slices = ["--limit", "64", "--test-limit", "50"]
+    seeds.main(["fast", "--epochs", "1", "--seeds", "0", *slices, *places])
+    result = json.loads((digits / "fast.json").read_text("utf-8"))
+    assert result["augment"] == "Shifts(pixels=1)"
+    assert "CosineDecay" in result["optimizer"]
+    seconds = result["seeds"]["0"]["seconds_in_all"]
+    assert seconds > result["seeds"]["0"]["epochs"][0]["seconds"]
 
 
 def made(name: str, **accuracies: list[float]) -> dict[str, Any]:
@@ -160,15 +170,3 @@ def test_the_readme_has_the_table_of_the_results() -> None:
     opening, closing = seeds.MARKERS
     shown = page.partition(opening)[2].partition(closing)[0]
     assert shown == f"\n{seeds.table()}\n"
-
-
-def test_a_recipe_is_timed_over_seeds(digits: Path) -> None:
-    """On stand-in digits; a tenth would be chance."""
-    out = digits / "r.json"
-    short = ["--limit", "256", "--threads", "1", "--seeds", "0", "1"]
-    recipe.main(["fast", *short, "--target", "1", "--out", str(out)])
-    result = json.loads(out.read_text("utf-8"))
-    assert [len(s["accuracy"]) for s in result["seeds"].values()] == [3, 3]
-    assert result["reached"] == 2
-    assert "Shifts(pixels=1)" in result["recipe"]["augment"]
-    assert result["mean"]["seconds"] > 0
