@@ -209,8 +209,10 @@ def _facts(history: History) -> Record:
 
 
 def _seed(history: History, seconds: float | None) -> Record:
-    """A run: its epochs, what it took from the compiler to the last test if it was not
-    resumed, and what it was measured with."""
+    """A run and what it was measured with.
+
+    Its seconds go from the compiler to the last test, where it was not resumed.
+    """
     return {
         "seconds_in_all": seconds and round(seconds, 2),
         "epochs": [epoch.as_json() for epoch in history.epochs],
