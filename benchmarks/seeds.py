@@ -25,7 +25,7 @@ from typing import Any
 from conditions import conditions, write
 
 from convc.backends import backend_named
-from convc.data.batches import Splits
+from convc.cli.group import limited
 from convc.data.cache import user_cache
 from convc.data.choice import load_for
 from convc.files import write_atomically
@@ -128,10 +128,7 @@ def train(name: str, options: argparse.Namespace) -> None:
     network, _ = load_network(name)
     model = Model(network, name=name)
     splits = load_for(model.image.inner, options.data)
-    if options.limit:
-        splits = Splits(splits.train.first(options.limit), splits.test)
-    if options.test_limit:
-        splits = Splits(splits.train, splits.test.first(options.test_limit))
+    splits = limited(splits, options.limit, options.test_limit)
     recipe = model.recipe.but(epochs=options.epochs)
     settings = {
         "network": name,

@@ -107,17 +107,8 @@ def _of_weights(model: Model, weights: str, image: Images, what: str) -> list[Pi
 
     tensors = read_weights(model, weights)
     drawn = filter_pictures(model.graph, tensors)
-    maps = feature_maps(model, tensors, image.reshape(1, *_shape(model)))
+    maps = feature_maps(model, tensors, image.reshape(1, *model.image.inner))
     return [*drawn, image_picture(image, what), *map_pictures(maps)]
-
-
-def _shape(model: Model) -> tuple[int, ...]:
-    """The shape of one image as the network takes it, perhaps as a row."""
-    from convc.runtime.evaluation import image_input
-
-    name = image_input(model.graph)
-    (shape,) = (v.type.inner for v in model.graph.inputs if v.name == name)
-    return shape
 
 
 def _image(
@@ -128,7 +119,7 @@ def _image(
     from convc.data.choice import load_for, pixels_of
     from convc.data.idx import DataError
 
-    shape = _shape(model)
+    shape = model.image.inner
     pixels = pixels_of(shape)
     if path is not None:
         return read_image(path, pixels or shape)
