@@ -1,12 +1,14 @@
 """Trains networks as their recipes say, with several seeds; the notes' figures beside.
 
     python benchmarks/seeds.py cs20si cs20 --epochs 5 --seeds 0 1 2 --threads 2
+    python benchmarks/seeds.py cs20si --epochs 50 --backend triton
     python benchmarks/seeds.py --table                   # what was kept, as Markdown
     python benchmarks/seeds.py --table --into README.md  # between its markers
 
-Each network has a file in ``benchmarks/results/seeds``, which is written anew whenever
-a seed is done; what it holds is not trained again. An interrupted command is repeated,
-and goes on from the last checkpoint; so does one that asks for more epochs than before.
+Each network has a file for each backend under ``benchmarks/results/seeds``, which is
+written anew whenever a seed is done; what it holds is not trained again. An interrupted
+command is repeated, and goes on from the last checkpoint; so does one that asks for
+more epochs than before.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,9 +84,11 @@ NOTES = {
 }
 """The networks that follow a note; in the order of the table."""
 
+BACKENDS = ("numpy", "triton")
 HEADINGS = (
-    *("network", "note", "its accuracy in % by epoch", "ours"),
-    *("s per epoch: ours / its", "parameters", "arena peak", "kernels per step"),
+    *("network", "note", "its accuracy in % by epoch", "ours, NumPy", "ours, Triton"),
+    *("s per epoch: NumPy / Triton / its", "parameters", "arena peak"),
+    "kernels per step",
 )
 EPOCHS = (1, 2, 3, 5, 10, 25, 40, 50)
 """The epochs that the table shows, beside the last."""
@@ -112,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", metavar="NAME", help="a built-in network")
     parser.add_argument("--epochs", type=int, help="default: the recipe's, or 5")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--backend", default="numpy", choices=BACKENDS)
+    parser.add_argument("--device", help="the GPU of triton, or interpret")
     parser.add_argument("--threads", type=int, help="default: every core")
     parser.add_argument("--limit", type=int, help="train on the first images alone")
     parser.add_argument("--test-limit", type=int, help="test on the first alone")
@@ -130,8 +136,10 @@ def train(name: str, options: argparse.Namespace) -> None:
     splits = load_for(model.image.inner, options.data)
     splits = limited(splits, options.limit, options.test_limit)
     recipe = model.recipe.but(epochs=options.epochs)
+    backend = options.backend
     settings = {
         "network": name,
+        "backend": backend,
         "definition": _digest(re.sub(r" +@ .*", "", print_graph(model.graph))),
         "data": splits.train.name,
         "images": len(splits.train),
@@ -140,9 +148,9 @@ def train(name: str, options: argparse.Namespace) -> None:
         "optimizer": repr(recipe.optimizer),
         "augment": repr(recipe.augment),
         "precision": model.precision,
-        "threads": options.threads or default_threads(backend_named("numpy")),
+        "threads": options.threads or default_threads(backend_named(backend)),
     }
-    path = options.out / f"{name}.json"
+    path = options.out / backend / f"{name}.json"
     result = _kept(path, settings)
     runs = options.runs or user_cache() / "seeds"
     run = runs / f"{name}-{_digest(json.dumps(settings))[:12]}"
@@ -160,6 +168,8 @@ def train(name: str, options: argparse.Namespace) -> None:
             splits.train,
             splits.test,
             recipe.epochs,
+            backend=backend,
+            device=options.device,
             seed=seed,
             threads=settings["threads"],
             directory=directory,
@@ -167,7 +177,7 @@ def train(name: str, options: argparse.Namespace) -> None:
         )
         seconds = None if resumed else perf_counter() - began
         result = _kept(path, settings) | _facts(history)  # others may have written
-        result["seeds"][str(seed)] = _seed(history, seconds)
+        result["seeds"][str(seed)] = _seed(history, seconds) | _with(options)
         write(path, result)
 
 
@@ -206,52 +216,75 @@ def _facts(history: History) -> Record:
 
 
 def _seed(history: History, seconds: float | None) -> Record:
-    """A run and what it was measured with.
-
-    Its seconds go from the compiler to the last test, where it was not resumed.
-    """
+    """A run; its seconds go from the compiler to the last test, if not resumed."""
     return {
         "seconds_in_all": seconds and round(seconds, 2),
         "epochs": [epoch.as_json() for epoch in history.epochs],
         "weights_sha256": history.digest,
         "date": datetime.now(UTC).date().isoformat(),
-        **conditions("convc", "numpy"),
     }
+
+
+def _with(options: argparse.Namespace) -> Record:
+    """What a run was computed on and with."""
+    if options.backend == "numpy":
+        return conditions("convc", "numpy")
+    from gpu_timing import gpu_of
+
+    device = gpu_of(options.device or "cuda")
+    return {"device": device, **conditions("convc", "numpy", "torch", "triton")}
 
 
 def table(folder: Path = RESULTS) -> str:
     """The results of a folder as a Markdown table; ± is to the farthest seed."""
-    found = {path.stem: path for path in sorted(folder.glob("*.json"))}
+    found: dict[str, dict[str, Record]] = {}
+    for backend in BACKENDS:
+        for path in sorted((folder / backend).glob("*.json")):
+            result = json.loads(path.read_text("utf-8"))
+            found.setdefault(path.stem, {})[backend] = result
     names = [name for name in dict.fromkeys((*NOTES, *found)) if name in found]
     rows = [
         HEADINGS,
-        ("---",) * 4 + ("--:",) * 4,
-        *(_row(json.loads(found[name].read_text("utf-8"))) for name in names),
+        ("---",) * 5 + ("--:",) * 4,
+        *(_row(name, found[name]) for name in names),
     ]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _row(result: Record) -> tuple[str, ...]:
-    note = NOTES.get(result["network"], OTHER)
+def _row(name: str, results: dict[str, Record]) -> tuple[str, ...]:
+    note = NOTES.get(name, OTHER)
     theirs = [f"{n}: {100 * share:.2f}" for n, share in note.accuracy.items()]
     if note.at_the_end is not None:
         theirs.append(f"at the end: {100 * note.at_the_end:.2f}")
-    seeds = [record["epochs"] for record in result["seeds"].values()]
-    seconds = median(epoch["seconds"] for epochs in seeds for epoch in epochs)
+    ours = [results.get(backend) for backend in BACKENDS]
+    seconds = [f"{_seconds(result):.3g}" if result else "–" for result in ours]
+    its = f"{note.seconds:g}" if note.seconds else "–"
     return (
-        f"`{result['network']}`",
+        f"`{name}`",
         note.title or "–",
         "<br>".join(theirs) or "–",
-        "<br>".join(_ours(seeds)),
-        f"{seconds:.3g} / {f'{note.seconds:g}' if note.seconds else '–'}",
-        f"{result['parameters']:,}",
-        f"{result['arena_bytes'] / 2**20:.1f} MiB",
-        str(result["kernels_per_step"]),
+        *("<br>".join(_accuracies(result)) or "–" for result in ours),
+        " / ".join([*seconds, its]),
+        _facts_of(ours, lambda result: f"{result['parameters']:,}"),
+        _facts_of(ours, lambda result: f"{result['arena_bytes'] / 2**20:.1f} MiB"),
+        _facts_of(ours, lambda result: str(result["kernels_per_step"])),
     )
 
 
-def _ours(seeds: list[list[Record]]) -> list[str]:
+def _seconds(result: Record) -> float:
+    """Of an epoch, the median over all epochs of all seeds."""
+    seeds = result["seeds"].values()
+    return median(epoch["seconds"] for seed in seeds for epoch in seed["epochs"])
+
+
+def _facts_of(results: list[Record | None], fact: Callable[[Record], str]) -> str:
+    """What is so with each backend; once, if it is the same with all."""
+    return " / ".join(dict.fromkeys(fact(result) for result in results if result))
+
+
+def _accuracies(result: Record | None) -> list[str]:
     """Mean and spread of the test accuracy; some epochs only a few seeds have."""
+    seeds = [r["epochs"] for r in result["seeds"].values()] if result else []
     lines = []
     for number in sorted({*EPOCHS, *map(len, seeds)}):
         shares = [
