@@ -273,8 +273,9 @@ def _row(name: str, results: dict[str, Record]) -> tuple[str, ...]:
 
 def _seconds(result: Record) -> float:
     """Of an epoch, the median over all epochs of all seeds."""
-    seeds = result["seeds"].values()
-    return median(epoch["seconds"] for seed in seeds for epoch in seed["epochs"])
+    records = result["seeds"].values()
+    seconds = [float(e["seconds"]) for record in records for e in record["epochs"]]
+    return median(seconds)
 
 
 def _facts_of(results: list[Record | None], fact: Callable[[Record], str]) -> str:

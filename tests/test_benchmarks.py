@@ -69,7 +69,8 @@ def train_seeds(folder: Path, *arguments: str) -> dict[str, Any]:
     slice_of = ["--limit", "64", "--test-limit", "50", "--threads", "1"]
     places = ["--out", str(folder / "out"), "--runs", str(folder / "runs")]
     seeds.main(["csci1470", *slice_of, *places, *arguments])
-    return dict(json.loads((folder / "out" / "csci1470.json").read_text("utf-8")))
+    result = folder / "out" / "numpy" / "csci1470.json"
+    return dict(json.loads(result.read_text("utf-8")))
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_a_network_is_trained_as_its_recipe_says(digits: Path) -> None:
     places = ["--out", str(digits), "--runs", str(digits / "runs"), "--threads", "1"]
     slices = ["--limit", "64", "--test-limit", "50"]
     seeds.main(["fast", "--epochs", "1", "--seeds", "0", *slices, *places])
-    result = json.loads((digits / "fast.json").read_text("utf-8"))
+    result = json.loads((digits / "numpy" / "fast.json").read_text("utf-8"))
     assert result["augment"] == "Shifts(pixels=1)"
     assert "CosineDecay" in result["optimizer"]
     seconds = result["seeds"]["0"]["seconds_in_all"]
@@ -140,19 +141,25 @@ def test_the_table_sets_ours_beside_the_notes(
         "ltfn5": made("ltfn5", a=[0.8, 0.9], b=[0.9, 0.92, 0.93]),
         "cs20": made("cs20", a=[0.97, 0.98, 0.981, 0.99]),
     }
-    for name, result in results.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(result), "utf-8")
+    device = made("ltfn5", a=[0.7, 0.8]) | {"kernels_per_step": 8}
+    for place, result in (
+        *((f"numpy/{name}", result) for name, result in results.items()),
+        ("triton/ltfn5", device),
+    ):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{place}.json").write_text(json.dumps(result), "utf-8")
     seeds.main(["--table", "--out", str(tmp_path)])
     *head, cs20, ltfn5, own = capsys.readouterr().out.splitlines()
     assert len(head) == 2
     assert "| 1: 91.31<br>2: 93.63<br>3: 94.78<br>5: 95.73<br>10: 97.10<br>" in cs20
-    assert "| 1: 97.00<br>2: 98.00<br>3: 98.10<br>4: 99.00 | 12.3 / 250 |" in cs20
-    assert ltfn5.endswith("| 1,234 | 3.0 MiB | 9 |")
+    assert "| 1: 97.00<br>2: 98.00<br>3: 98.10<br>4: 99.00 | – | 12.3 / – / 250 |" in cs20
+    assert ltfn5.endswith("| 1,234 | 3.0 MiB | 9 / 8 |")
     assert (
         "| at the end: 81.88 | 1: 85.00 ± 5.00<br>2: 91.00 ± 1.00"
-        "<br>3: 93.00 (1 of 2 seeds) | 12.3 / – " in ltfn5
+        "<br>3: 93.00 (1 of 2 seeds) | 1: 70.00<br>2: 80.00 | 12.3 / 12.3 / – "
+        in ltfn5
     )
-    assert own.startswith("| `own` | – | – | 1: 50.00 | 12.3 / – |")
+    assert own.startswith("| `own` | – | – | 1: 50.00 | – | 12.3 / – / – |")
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- seeds -->\nold\n<!-- /seeds -->\nb\n", "utf-8")
     seeds.main(["--table", "--out", str(tmp_path), "--into", str(page)])
