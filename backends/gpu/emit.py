@@ -151,10 +151,11 @@ class File:
             self.lines += wrapped(f"    {line}")
 
     def unique(self, name: str) -> str:
-        """A function name that is not taken."""
+        """A function name that is not taken; PTX knows none that is just ``_``."""
         plain = identifier(name)
         if (
             keyword.iskeyword(plain)
+            or plain == "_"
             or not plain.isidentifier()
             or plain in RESERVED
             or plain.startswith("__")

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ def source_of(name: str, target: str = "sm_90", batch: int = 128) -> str:
     return backend_named(f"triton:{target}").emit(graph).source
 
 
+@pytest.mark.skipif(find_spec("ruff") is None, reason="ruff is not installed")
 @pytest.mark.parametrize("name", STEPS)
 def test_the_source_passes_ruff(name: str) -> None:
     """Ruff's own default rules, and no line longer than 88."""
@@ -140,6 +142,17 @@ def test_no_text_of_the_user_becomes_code(text: str) -> None:
         assert "PWNED" not in calls_in(program.source)
         program.load(state)
         assert np.allclose(program(**feeds)[text], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: json.dumps(text)[:40])
+def test_a_kernel_has_a_name_that_ptx_knows(text: str) -> None:
+    """The grammar of identifiers in NVIDIA's PTX ISA, section 4.4."""
+    passes = (*LOWERING[:-2], rename_kernels(text), *LOWERING[-2:])
+    tree = ast.parse(program_of(named_everywhere(text), 3, passes=passes).source)
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert names
+    for name in names:
+        assert re.fullmatch(r"[a-zA-Z]\w*|[_$%]\w+", name, re.ASCII), name
 
 
 @pytest.mark.parametrize(
