@@ -9,7 +9,7 @@ quantization). It ranks; ``convc tune`` measures.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product, zip_longest
 
 from convc.backends.base import Candidate, Cost
 from convc.backends.gpu import optimizer, reduction, rows
@@ -36,6 +36,8 @@ START = 1.5e-6
 """Seconds of a tile before its first product and after its last."""
 STEP = 0.25e-6
 """Seconds that a step of a loop takes whatever its size."""
+REDUCE = 1.5e-6
+"""Seconds that a step of a sum takes whatever its size: its loads are not pipelined."""
 SLOWER = {3: 1.0, 2: 1.1, 1: 1.6}
 """How much longer a loop takes that loads fewer steps ahead, by its stages."""
 SPARE = 1.2
@@ -61,7 +63,8 @@ class Option:
 
     def alone(self, device: Target) -> float:
         """Seconds on an otherwise idle device."""
-        return tiles(self.tiles, device.sms) * self.seconds + self.after
+        further = self.after + device.launch_seconds if self.after else 0.0
+        return tiles(self.tiles, device.sms) * self.seconds + further
 
 
 def candidates(kernel: Kernel, device: Target) -> tuple[Candidate, ...]:
@@ -132,7 +135,7 @@ def _rows(kernel: Kernel, device: Target) -> list[Candidate]:
 
 
 def _parts(kernel: Kernel, device: Target) -> list[Candidate]:
-    """Combinations: the best option of each part, and others one at a time."""
+    """Combinations: the best option of each part, and others of one part at a time."""
     parts, found = parts_of(kernel), []
     flat = [p for p in parts if p.anchor is None]
     options = [
@@ -145,9 +148,12 @@ def _parts(kernel: Kernel, device: Target) -> list[Candidate]:
         blocks = [1 << 17] if not device.compiles else [1024, 512, 256, 2048]
         return [_plain("elementwise", kernel, device, size, b) for b in blocks]
     best = [choice[0] for choice in options]
-    combined = [best]
-    for number, choice in enumerate(options):
-        combined += [[*best[:number], o, *best[number + 1 :]] for o in choice[1:]]
+    others = [
+        [[*best[:number], o, *best[number + 1 :]] for o in choice[1:]]
+        for number, choice in enumerate(options)
+    ]
+    in_turn = chain.from_iterable(zip_longest(*others))  # of each part its second best
+    combined = [best, *(choice for choice in in_turn if choice is not None)]
     for choice in combined[: MOST // 2]:
         for warps, stages in _threads(choice, device):
             found.append(_combined(kernel, device, choice, warps, stages, bool(flat)))
@@ -338,12 +344,13 @@ def _reduction(
         programs = split * tiles(columns, width)
         share = tiles(tiles(total, split), deep) * deep
         moved = 4.0 * share * width / (CACHE * device.bandwidth / device.sms)
+        seconds = START + share / deep * REDUCE + moved
         attrs: dict[str, Attr] = {f"tile_{node.name}": (deep, width)}
         after = 0.0
         if splitting:
             attrs[f"split_{node.name}"] = split
             after = START if split > 1 else 0.0
-        yield Option(attrs, deep * width, 0, programs, START + moved, after)
+        yield Option(attrs, deep * width, 0, programs, seconds, after)
         split *= 4
         if share <= deep or programs > 2 * device.sms:
             return
