@@ -60,13 +60,14 @@ class Cost:
 class Candidate:
     """A schedule that the target can run a kernel with, and its predicted cost.
 
-    Where ``keeps_ties`` is false, results that are sums of equal terms may differ by
-    rounding, so that another element of a pool window may win.
+    Where ``direct`` is false, results are not computed as the sums that define them:
+    of results that are equal sums one may be larger by rounding, so that another
+    element of a pool window wins.
     """
 
     schedule: Attrs
     cost: Cost
-    keeps_ties: bool = True
+    direct: bool = True
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,9 @@ class Model:
     ``inputs`` has the image's name and type (default: what the network ``takes``, else
     ``image="f32[N,28,28,1]"``) and numbers that it is ``fed``; ``precision`` is what
     its steps compute in if they are not told otherwise: fp32, tf32, bf16 or fp16.
-    Weights are float32 in all of them. ModelError, with the user's file and line, when
-    the function breaks a rule.
+    Weights are float32 in all of them. If ``exact``, no convolution is computed by
+    transforms, which round otherwise than the sum that defines it. ModelError, with the
+    user's file and line, when the function breaks a rule.
     """
 
     def __init__(
@@ -102,10 +103,12 @@ class Model:
         name: str | None = None,
         *,
         precision: str = "fp32",
+        exact: bool = False,
         **inputs: Input,
     ) -> None:
         self.network = network
         self.precision = _known(precision)
+        self.exact = exact
         self.name = name or str(getattr(network, "__name__", "model"))
         self.inputs = inputs or inputs_of(network)
         self.weights: dict[str, Array] | None = None
@@ -147,21 +150,21 @@ class Model:
         """
         chosen = self._precision(precision)
         scale = _loss_scale(chosen, loss_scale)
-        passes = training(
-            optimizer or self.recipe.optimizer, keep_gradients, chosen, scale
-        )
+        rule = optimizer or self.recipe.optimizer
+        passes = training(rule, keep_gradients, chosen, scale, self.exact)
         return Step(self._with_loss(loss, training=True), passes, "training")
 
     def evaluation_step(
         self, loss: Loss = softmax_cross_entropy, precision: str | None = None
     ) -> Step:
         """Loss and number of correct answers, without dropout or updates."""
-        passes = inference(self._precision(precision))
+        passes = inference(self._precision(precision), self.exact)
         return Step(self._with_loss(loss, training=False), passes, "evaluation")
 
     def inference(self, precision: str | None = None) -> Step:
         """The network alone: output ``output``, without dropout."""
-        return Step(self.graph, inference(self._precision(precision)), "inference")
+        passes = inference(self._precision(precision), self.exact)
+        return Step(self.graph, passes, "inference")
 
     def _precision(self, asked: str | None) -> str:
         return self.precision if asked is None else _known(asked)

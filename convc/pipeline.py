@@ -29,7 +29,7 @@ from convc.passes.lower import FORM_KERNELS
 from convc.passes.manager import Context, Pass, Stage, Trail, run_passes
 from convc.passes.plan_memory import PLAN_MEMORY
 from convc.passes.recompute import RECOMPUTE
-from convc.passes.schedule import CHOOSE_SCHEDULE
+from convc.passes.schedule import CHOOSE_DIRECT, CHOOSE_SCHEDULE
 from convc.program import Program
 
 LOWERING = (
@@ -47,9 +47,10 @@ LOWERING = (
     RECOMPUTE,  # after the schedules, whose scratch decides where the peak is
     PLAN_MEMORY,  # last: schedules say how much scratch a kernel needs
 )
+EXACT_LOWERING = tuple(CHOOSE_DIRECT if p is CHOOSE_SCHEDULE else p for p in LOWERING)
 
 
-def inference(precision: str = "fp32") -> tuple[Pass, ...]:
+def inference(precision: str = "fp32", exact: bool = False) -> tuple[Pass, ...]:
     """The passes of an evaluation or of the network alone."""
     return (
         EVALUATE_ONLY,
@@ -58,7 +59,7 @@ def inference(precision: str = "fp32") -> tuple[Pass, ...]:
         FOLD_BATCH_NORM,  # after remove-dropout, which makes its statistics parameters
         COMMUTE_RELU,
         choose_precision(precision),  # after fold-batch-norm, so that weights are f32
-        *LOWERING,
+        *(EXACT_LOWERING if exact else LOWERING),
     )
 
 
@@ -70,6 +71,7 @@ def training(
     keep_gradients: bool = False,
     precision: str = "fp32",
     loss_scale: float = 1.0,
+    exact: bool = False,
 ) -> tuple[Pass, ...]:
     """The passes of a training step."""
     return (
@@ -81,7 +83,7 @@ def training(
         KEEP_SUMS,  # before what else reads the gradients
         apply_optimizer(optimizer, keep_gradients),
         Pass("simplify", CANONICALIZE.rewrite),  # what differentiation left over
-        *LOWERING,
+        *(EXACT_LOWERING if exact else LOWERING),
     )
 
 

@@ -19,11 +19,11 @@ from convc.ir.graph import Attrs, Graph, Node
 from convc.ir.interpreter import Result, interpret
 from convc.ir.ops.base import Array
 from convc.ir.rounding import Bounds, bounded
-from convc.ir.rounding_winograd import tile_of
+from convc.ir.rounding_schedules import transform_of
 from convc.lockfile import Entry, Key, Measured, key_of
 from convc.passes.manager import Context, Pass, run_passes
 from convc.passes.samples import BATCH, Samples, State
-from convc.passes.schedule import CHOOSE_SCHEDULE, depends_on_ties, preferred
+from convc.passes.schedule import CHOOSE_DIRECT, CHOOSE_SCHEDULE, preferred
 from convc.pipeline import Step, default_threads
 from convc.program import Program
 
@@ -132,14 +132,14 @@ def tasks_of(
 ) -> tuple[list[Task], int]:
     """The kernels of a step that leave a choice, and how many leave none.
 
-    A schedule that may break ties is none where gradients depend on them. Kernels that
-    mean the same on the same shapes are one task.
+    A step that is to be exact has none but direct schedules. Kernels that mean the same
+    on the same shapes are one task.
     """
     target = backend_named(backend)
     context = Context(target, batch, threads or default_threads(target))
-    at = step.passes.index(CHOOSE_SCHEDULE)
+    exact = CHOOSE_DIRECT in step.passes
+    at = step.passes.index(CHOOSE_DIRECT if exact else CHOOSE_SCHEDULE)
     graph = run_passes(step.graph, step.passes[:at], context)[-1].graph
-    ties = depends_on_ties(graph)
     machine = target.target(context.threads)
     tasks: dict[Key, Task] = {}
     single = 0
@@ -149,7 +149,7 @@ def tasks_of(
             tasks[key] = replace(tasks[key], count=tasks[key].count + 1)
             continue
         every = context.backend.candidates(node, batch, context.threads)
-        found = tuple(c for c in every if c.keeps_ties or not ties)
+        found = tuple(c for c in every if c.direct or not exact)
         if len(found) > 1:
             made, ranked = alone(graph, node), preferred(node, found, context)
             tasks[key] = Task(made, key, ranked, context, step.passes[at:])
@@ -248,17 +248,17 @@ class Oracle:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._known: dict[int | None, list[Reference]] = {}
+        self._known: dict[tuple[object, ...], list[Reference]] = {}
 
     def references(self, schedule: Attrs) -> list[Reference]:
         """A batch of whole numbers, and a few images of whole and of real numbers.
 
         The batch comes first: what it leaves in memory the others must not see.
         """
-        tile = tile_of(schedule)
-        if tile not in self._known:
-            self._known[tile] = self._made(schedule)
-        return self._known[tile]
+        transform = transform_of(schedule)
+        if transform not in self._known:
+            self._known[transform] = self._made(schedule)
+        return self._known[transform]
 
     def _made(self, schedule: Attrs) -> list[Reference]:
         node = replace(self._task.kernel, schedule=schedule)

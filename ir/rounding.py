@@ -18,8 +18,8 @@ from convc.ir.ops import OPS
 from convc.ir.ops.base import Array
 from convc.ir.rounding_base import Rounded, Site, storage_of
 from convc.ir.rounding_rules import RULES
+from convc.ir.rounding_schedules import scheduled
 from convc.ir.rounding_storage import stored
-from convc.ir.rounding_winograd import scheduled
 from convc.ir.types import DType
 
 State = dict[str, Rounded]
@@ -63,9 +63,10 @@ def bounded(
     in any order, fused multiply-add or not, a bias first or last, division by a
     constant or multiplication by its reciprocal, exp, log, tanh and cos to 4 units in
     the last place. Where types have 16 bits or products are in tf32, they hold for
-    what that rounds too. They do not cover other algebra, such as FFT convolution or a
-    variance as the mean of squares less the square of the mean, but for Winograd's
-    convolution in kernels that are scheduled so. RunError as ``interpret`` raises it.
+    what that rounds too. They do not cover other algebra, such as a variance as the
+    mean of squares less the square of the mean, but for convolutions by Winograd's or
+    Fourier's transforms in kernels that are scheduled so. RunError as ``interpret``
+    raises it.
 
     Worst cases multiply from layer to layer, so that for a whole network in float32
     the bounds hold but say little. ``unit=2**-53`` bounds float64 runs (``interpret``

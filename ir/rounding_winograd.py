@@ -9,32 +9,17 @@ from itertools import product
 
 import numpy as np
 
-from convc.ir.graph import Attrs
-from convc.ir.ops.base import Array, ints
+from convc.ir.ops.base import Array
 from convc.ir.ops.conv import conv_axes
 from convc.ir.rounding_base import Outcome, Site, Sum, grid_of
 from convc.ir.winograd import Matrix, most_roundings, transform
 
 
-def tile_of(schedule: Attrs) -> int | None:
-    """The m of the tiles that a schedule asks for, None if it asks for none.
-
-    Nothing else in a schedule changes how a kernel's results may round.
-    """
-    if schedule.get("algorithm") != "winograd":
-        return None
-    (m,) = ints(schedule["m"])
-    return m
-
-
-def scheduled(site: Site, outcome: Outcome, schedule: Attrs) -> Outcome:
-    """``outcome``, but for the convolution of a kernel with algorithm winograd.
+def by_tiles(site: Site, outcome: Outcome, m: int) -> Outcome:
+    """``outcome`` of a conv2d, but with the mass and the roundings of tiles of m x m.
 
     What errors of the operands do to the result is the same, as the algebra is.
     """
-    m = tile_of(schedule)
-    if m is None or site.node.op != "conv2d":
-        return outcome
     assert isinstance(outcome, Sum)
     w = site.args[1].size
     t, channels = transform(m, w.shape[0]), w.shape[2]

@@ -137,9 +137,8 @@ def most_roundings(m: int, r: int) -> int:
     return found
 
 
-def direct_bound(r: int, channels: int) -> float:
-    """The same for the sum of r·r·channels products in any order: p · gamma_p."""
-    terms = r * r * channels
+def direct_bound(terms: int) -> float:
+    """The same for the sum of so many products in any order: p · gamma_p."""
     return terms * _gamma(terms)
 
 
@@ -147,7 +146,7 @@ def admissible(m: int, r: int, channels: int) -> bool:
     """Whether F(m x m, r x r) is known and bounded no looser than the direct sum."""
     if (m, r) not in POINTS:
         return False
-    return error_bound(m, r, channels) <= direct_bound(r, channels)
+    return error_bound(m, r, channels) <= direct_bound(r * r * channels)
 
 
 def _gamma(count: int) -> float:

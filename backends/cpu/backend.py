@@ -45,8 +45,8 @@ class NumpyBackend:
         found = []
         for schedule in emitter.schedules(bound, batch):
             scheduled = replace(bound, node=replace(kernel, schedule=schedule))
-            cost, ties = emitter.cost(scheduled, batch), emitter.keeps_ties(scheduled)
-            found.append(Candidate(schedule, cost, ties))
+            cost, direct = emitter.cost(scheduled, batch), emitter.is_direct(scheduled)
+            found.append(Candidate(schedule, cost, direct))
         return tuple(sorted(found, key=lambda c: c.cost.seconds))
 
     def check_schedule(self, kernel: Node, batch: int, threads: int) -> None:

@@ -2,6 +2,7 @@
 
 from convc.backends.base import Cost, Scratch
 from convc.backends.cpu.conv_algorithm import ConvAlgorithm, over_tiles
+from convc.backends.cpu.conv_dft import DftProducts
 from convc.backends.cpu.conv_im2col import Im2colRows
 from convc.backends.cpu.conv_plan import conv_plan
 from convc.backends.cpu.conv_pooled import PooledDirect
@@ -18,6 +19,7 @@ ALGORITHMS: tuple[ConvAlgorithm, ...] = (
     ShiftedGemm(),
     PooledDirect(),
     Winograd(),
+    DftProducts(),
 )
 
 
@@ -38,9 +40,9 @@ class ConvForward(Emitter):
         """CompileError when the kernel cannot run as it is scheduled."""
         self._algorithm(kernel).check(kernel, conv_plan(kernel))
 
-    def keeps_ties(self, kernel: Kernel) -> bool:
-        """Whether equal sums of equal terms come out equal, wherever they stand."""
-        return self._algorithm(kernel).keeps_ties
+    def is_direct(self, kernel: Kernel) -> bool:
+        """Whether a scheduled kernel's results are the sums that define them."""
+        return self._algorithm(kernel).direct
 
     def cost(self, kernel: Kernel, batch: int) -> Cost:
         """The predicted cost of a scheduled kernel."""

@@ -18,8 +18,8 @@ class ConvAlgorithm(ABC):
 
     name: ClassVar[str]
     """What schedules call it."""
-    keeps_ties: ClassVar[bool] = True
-    """Whether equal sums of equal terms come out equal, wherever they stand."""
+    direct: ClassVar[bool] = True
+    """Whether results are the sums that define them: equal sums come out equal."""
 
     @abstractmethod
     def schedules(self, plan: ConvPlan, batch: int, threads: int) -> list[Attrs]:

@@ -22,20 +22,34 @@ class Block:
     ``split`` > 1 says that neighbouring columns have an axis of their own, [rows,
     split, filters, tiles, images]: column e + split * j is [:, e, :, j]. ``by_pixel``
     says that filters come after columns, as they are stored, and ``here`` that the
-    products already lie where the results belong.
+    products already lie where the results belong. ``by_filter`` says that a block is of
+    ``r`` filters of all pixels, from ``first`` on: [pixels, filters, images].
     """
 
     dims: tuple[object, ...]
     split: int = 1
     by_pixel: bool = False
     here: bool = False
+    by_filter: bool = False
 
     @property
     def place(self) -> str:
         """Source for the part of a stored array that the block is."""
+        if self.by_filter:
+            return "[:, first : first + r, i : i + m]"
         columns = f"e::{self.split}" if self.split > 1 else ":"
         part = f"[first : first + r, {columns}, :, i : i + m]"
         return part if self.by_pixel else part + ".transpose(0, 2, 1, 3)"
+
+    @property
+    def bias(self) -> str:
+        """Source for the biases of a block's filters."""
+        return "b[first : first + r]" if self.by_filter else "b"
+
+    @property
+    def part(self) -> str:
+        """Source for the part of a scratch array that a block of ``r`` rows takes."""
+        return "" if self.by_filter else "[:r]"
 
 
 def epilogue_scratch(plan: ConvPlan, dims: tuple[int, ...]) -> list[Scratch]:
@@ -51,28 +65,31 @@ def epilogue_scratch(plan: ConvPlan, dims: tuple[int, ...]) -> list[Scratch]:
 
 def emit_operands(w: Writer, kernel: Kernel, plan: ConvPlan, block: Block) -> None:
     """Bind what every epilogue reads and writes: b, other, y and index."""
+    g = plan.tiles
+    dims = (g.rows * g.cols, g.k, "n") if block.by_filter else ()
     if plan.bias:
-        axes = "[:, None]" if block.by_pixel else "[:, None, None]"
+        apart = block.by_pixel or block.by_filter
+        axes = "[:, None]" if apart else "[:, None, None]"
         w(f"b = {kernel.mem(plan.bias.operands[1])}{axes}")
     if plan.other:
-        w(f"other = {kernel.mem(plan.other)}")
-    w(f"y = {kernel.mem(plan.last)}")
+        w(f"other = {kernel.mem(plan.other, *dims)}")
+    w(f"y = {kernel.mem(plan.last, *dims)}")
     if plan.argmax:
-        w(f"index = {kernel.mem(plan.argmax.result)}")
+        w(f"index = {kernel.mem(plan.argmax.result, *dims)}")
 
 
 def emit_epilogue(w: Writer, kernel: Kernel, plan: ConvPlan, block: Block) -> None:
     """Pool ``taps`` into ``best``, add what is to be added, activate, and store."""
     if plan.pool:
-        w(f"best = {kernel.private('best', *block.dims)}[:r]")
+        w(f"best = {kernel.private('best', *block.dims)}{block.part}")
     if plan.argmax:
-        w(f"which = {kernel.private('which', *block.dims)}[:r]")
-        w(f"won = {kernel.private('won', *block.dims)}[:r]")
+        w(f"which = {kernel.private('which', *block.dims)}{block.part}")
+        w(f"won = {kernel.private('won', *block.dims)}{block.part}")
         w.steps("pool_argmax(taps, best, which, won)")
     elif plan.pool:
         w.steps("pool(taps, best)")
     if plan.bias and (plan.add or plan.activation):
-        w.steps("add(best, b, out=best)")
+        w.steps(f"add(best, {block.bias}, out=best)")
     best, which = "best", "which"
     if block.split > 1:
         w(f"for e in range({block.split}):")
@@ -94,7 +111,7 @@ def _emit_results(w: Writer, plan: ConvPlan, block: Block, best: str) -> None:
     if plan.activation:
         w.steps(*activate(plan.activation, best, "out", work=best))
     elif plan.bias and not plan.add:
-        w.steps(f"add({best}, b, out=out)")
+        w.steps(f"add({best}, {block.bias}, out=out)")
     elif not plan.add and not block.here:
         w.steps(f"copyto(out, {best})")
 

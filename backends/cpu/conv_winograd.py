@@ -49,7 +49,7 @@ class Winograd(ConvAlgorithm):
     """
 
     name = "winograd"
-    keeps_ties = False
+    direct = False
 
     def schedules(self, plan: ConvPlan, batch: int, threads: int) -> list[Attrs]:
         """A few images per tile for each admissible m that the pool divides."""

@@ -24,8 +24,8 @@ class Emitter(ABC):
         """CompileError when it cannot run the kernel with the numbers scheduled."""
         return
 
-    def keeps_ties(self, kernel: Kernel) -> bool:
-        """Whether equal sums of equal terms come out equal, wherever they stand."""
+    def is_direct(self, kernel: Kernel) -> bool:
+        """Whether a scheduled kernel's results are the sums that define them."""
         return True
 
     def cost(self, kernel: Kernel, batch: int) -> Cost:

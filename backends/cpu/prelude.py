@@ -132,6 +132,46 @@ def kronecker_square(matrix):
     return np.kron(matrix, matrix).astype(np.float32)
 '''
 
+DFT = '''
+def dft_matrices(rows, cols):
+    """The transforms of an image, of its filters, and back, as real float32 matrices.
+
+    rows and cols are (pixels, taps, outputs, stride, dilation, padding before, points,
+    pool). Of a frequency and its conjugate one is kept: first those that are the same,
+    then pairs of a real and an imaginary part; filters have 2x2 blocks for a pair.
+    Outputs come tap by tap of a pool window.
+    """
+    sizes, alone, pairs = (rows[6], cols[6]), [], []
+    for one in np.ndindex(*sizes):
+        other = tuple(-k % size for k, size in zip(one, sizes))
+        if one <= other:
+            (alone if one == other else pairs).append(one)
+
+    def waves(places, *parts):
+        """Each part (cosine or sine, factor) of each frequency at rows and columns."""
+        made = []
+        for some, wanted in ((alone, parts[:1]), (pairs, parts)):
+            down, across = np.reshape(some, (-1, 2)).T * 2 * np.pi
+            down = np.multiply.outer(down / sizes[0], places[0])
+            across = np.multiply.outer(across / sizes[1], places[1])
+            angles = down[:, None, :, None] + across[:, None, None]
+            wave = [f(angles) * (1 if some is alone else by) for f, by in wanted]
+            made.append(np.concatenate(wave, axis=1).reshape(-1, angles[0].size))
+        return np.concatenate(made)
+
+    pixels, taps, outputs = [], [], []
+    for size, kernel, made, stride, dilation, before, _, _ in (rows, cols):
+        pixels.append(np.arange(size))
+        taps.append(dilation * np.arange(kernel))
+        outputs.append(stride * np.arange(made) - before)
+    forward = waves(pixels, (np.cos, 1), (np.sin, -1))
+    filters = waves(taps, (np.cos, 1), (np.sin, -1), (np.sin, 1), (np.cos, 1))
+    back = waves(outputs, (np.cos, 2), (np.sin, -2)) / math.prod(sizes)
+    back = back.reshape(len(back), rows[2] // rows[7], rows[7], -1, cols[7])
+    back = back.transpose(2, 4, 1, 3, 0).reshape(-1, len(back))
+    return [matrix.astype(np.float32) for matrix in (forward, filters, back)]
+'''
+
 FILL = '''
 def fill_windows(copies, borders):
     """Fill the windows array."""
@@ -248,6 +288,7 @@ HELPERS: dict[str, str] = {
     "products": PRODUCTS,
     "tap_products": TAP_PRODUCTS,
     "kronecker_square": KRONECKER,
+    "dft_matrices": DFT,
     "fill_windows": FILL,
     "fold_windows": FOLD,
     "pool": POOL,

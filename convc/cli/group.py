@@ -122,6 +122,21 @@ precision_option = click.option(
 )
 """--precision, which ``load_model`` gives the model."""
 
+
+def _use_exact(ctx: click.Context, _: click.Parameter, exact: bool) -> None:
+    ctx.meta[_EXACT] = exact
+
+
+_EXACT = "convc.exact"
+exact_option = click.option(
+    "--exact",
+    is_flag=True,
+    expose_value=False,
+    callback=_use_exact,
+    help="Compute convolutions as sums alone, none by transforms.",
+)
+"""--exact, which ``load_model`` gives the model."""
+
 _INTERPRET = "convc.interpret"
 """Where click's context keeps that --interpret was given."""
 
@@ -172,10 +187,15 @@ _threads_option = click.option(
 )
 
 compile_options = options(
-    backend_option, batch_option, _threads_option, precision_option, lockfile_option
+    backend_option,
+    batch_option,
+    _threads_option,
+    precision_option,
+    exact_option,
+    lockfile_option,
 )
-"""--backend, --interpret, --batch, --threads, --precision for the model that is
-loaded, and --lockfile, which is in force while they run."""
+"""--backend, --interpret, --batch, --threads, --precision and --exact for the model
+that is loaded, and --lockfile, which is in force while they run."""
 
 recipe_compile_options = options(
     backend_option,
@@ -184,6 +204,7 @@ recipe_compile_options = options(
     ),
     _threads_option,
     precision_option,
+    exact_option,
     lockfile_option,
 )
 """The same with the batch of the model's recipe, given as None."""
@@ -279,7 +300,7 @@ def limited(splits: Splits, limit: int | None, test_limit: int | None) -> Splits
 
 
 def load_model(spec: str, input_type: str | None = None) -> Model:
-    """The model that MODEL names on the command line, in the command's --precision.
+    """The model that MODEL names, in the command's --precision and --exact.
 
     ``input_type`` is the type of its image, if not what the network says. ModelError
     if there is none, or where the network's own code raises an exception.
@@ -290,12 +311,13 @@ def load_model(spec: str, input_type: str | None = None) -> Model:
 
     network, name = load_network(spec)
     context = click.get_current_context(silent=True)
-    precision = context.meta.get(_PRECISION, "fp32") if context else "fp32"
-    inputs = inputs_of(network)
+    meta = context.meta if context else {}
+    precision, exact = meta.get(_PRECISION, "fp32"), meta.get(_EXACT, False)
+    inputs: dict[str, Any] = inputs_of(network)
     if input_type is not None:
         image = next(k for k, kind in inputs.items() if not isinstance(kind, Fed))
         inputs[image] = input_type
-    model = Model(network, name=name, precision=precision, **inputs)
+    model = Model(network, name=name, precision=precision, exact=exact, **inputs)
     try:
         _ = model.graph  # a mistake is reported before anything is done
     except ConvcError:

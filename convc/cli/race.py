@@ -109,7 +109,8 @@ def race(
     course = Course(**settings, optimizer=rule, augment=recipe.augment, read=read)
     result = run(loaded, used.train, used.test, course, range(seeds), _say)
     if as_json:
-        told = {"network": model, "precision": loaded.precision, **settings}
+        told: dict[str, Any] = {"network": model, "precision": loaded.precision}
+        told |= {"exact": loaded.exact, **settings}
         told |= {"data": used.train.name, "images": len(used.train)}
         told |= {"optimizer": repr(rule), "augment": repr(recipe.augment)}
         told |= result.as_json()

@@ -86,6 +86,7 @@ def bisect(
         },
         step=_METHODS[step],
         precision=loaded.precision,
+        exact=loaded.exact,
         backend=backend,
         batch=batch,
         threads=threads,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from convc.backends.base import Candidate
 from convc.ir.errors import CompileError
@@ -13,23 +14,17 @@ NEAR = 1.005
 """Predictions no further apart than this do not tell which is faster."""
 
 
-def choose_schedule(graph: Graph, context: Context) -> Graph:
-    """Give every kernel a schedule: its own, else a measured, else a predicted one."""
-    ties = depends_on_ties(graph)
+def choose_schedule(graph: Graph, context: Context, exact: bool = False) -> Graph:
+    """Give every kernel a schedule: its own, else a measured, else a predicted one.
+
+    Of those it may choose none is taken that is not ``direct``, if ``exact`` is asked
+    for.
+    """
     nodes = tuple(
-        _scheduled(node, context, ties) if node.region is not None else node
+        _scheduled(node, context, exact) if node.region is not None else node
         for node in graph.nodes
     )
     return replace(graph, nodes=nodes)
-
-
-def depends_on_ties(graph: Graph) -> bool:
-    """Whether gradients ask which of several values was the largest.
-
-    Then a schedule must keep ties, which a constant background has everywhere, unless
-    the kernel was given it.
-    """
-    return any(node.op == "max_pool2d_grad" for node in graph.ops())
 
 
 def preferred(
@@ -50,20 +45,20 @@ def preferred(
     return (best, *(c for c in candidates if c is not best))
 
 
-def _scheduled(node: Node, context: Context, ties: bool) -> Node:
+def _scheduled(node: Node, context: Context, exact: bool) -> Node:
     """The kernel with its schedule, and a note where that comes from."""
     key = key_of(node, context.batch, context.backend.target(context.threads))
     entry = context.tuned.get(key)
     made, origin = node, "given"
     if node.schedule is None:
         found = context.backend.candidates(node, context.batch, context.threads)
-        open_ = [c for c in found if c.keeps_ties or not ties]
+        open_ = [c for c in found if c.direct or not exact]
         barred = [c.schedule for c in found if c not in open_]
         if entry is not None:
             made = _as_measured(node, entry, barred, context)
             origin = "lockfile" if entry.rounds else "compiled"
         if made.schedule is None:
-            _refuse_ties(node, found[0].schedule, barred, "predicted", context)
+            _refuse_barred(node, found[0].schedule, barred, "predicted", context)
             best = preferred(node, open_, context)[0]
             made, origin = replace(node, schedule=best.schedule), "cost model"
     context.backend.check_schedule(made, context.batch, context.threads)
@@ -76,7 +71,7 @@ def _as_measured(
 ) -> Node:
     """The kernel with the fastest schedule, or as it is if the target refuses that."""
     ranked = [m.schedule for m in entry.measured]
-    _refuse_ties(node, ranked[0], barred, "measured", context)
+    _refuse_barred(node, ranked[0], barred, "measured", context)
     best = next((s for s in ranked if s not in barred), None)
     if best is None:
         return node
@@ -94,17 +89,19 @@ def _as_measured(
     return made
 
 
-def _refuse_ties(
+def _refuse_barred(
     node: Node, best: Attrs, barred: list[Attrs], how: str, context: Context
 ) -> None:
     """Say so where the best schedule is barred."""
     if best in barred:
         context.refuse(
             node,
-            f"{best.get('algorithm')} is {how} to be faster, but may break ties "
-            "on which gradients depend",
+            f"{best.get('algorithm')} is {how} to be faster, but does not sum up what "
+            "it is defined by, and exact was asked for",
             str(node.attrs["name"]),
         )
 
 
 CHOOSE_SCHEDULE = Pass("choose-schedule", choose_schedule, ("kernel",))
+CHOOSE_DIRECT = replace(CHOOSE_SCHEDULE, rewrite=partial(choose_schedule, exact=True))
+"""The same where every convolution is to be the sum that its definition is."""

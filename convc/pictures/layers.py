@@ -72,7 +72,7 @@ def feature_maps(
     # Outputs have plain names; those of layers may hold slashes.
     outputs = tuple((f"map{i}", value) for i, value in enumerate(seen.values()))
     graph = replace(model.graph, outputs=outputs)
-    step = Step(graph, inference(model.precision), "features")
+    step = Step(graph, inference(model.precision, model.exact), "features")
     program = step.compile("numpy", batch=1, threads=1)
     program.load(weights)
     maps = program(**{image_input(graph): image})

@@ -40,9 +40,10 @@ class Settings:
     threads: int
     precision: str = "fp32"
     augment: str = repr(UNCHANGED)
+    exact: bool = False
 
 
-_ONCE = {"precision": "fp32", "augment": repr(UNCHANGED)}
+_ONCE = {"precision": "fp32", "augment": repr(UNCHANGED), "exact": False}
 """What runs were whose checkpoints do not say it."""
 
 _MAY_CHANGE = ("backend", "threads")

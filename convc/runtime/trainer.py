@@ -141,6 +141,7 @@ def _settings(
         backend=program.backend,
         threads=program.threads,
         precision=model.precision,
+        exact=model.exact,
         augment=repr(recipe.augment),
     )
 

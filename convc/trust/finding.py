@@ -74,7 +74,8 @@ from convc.networks import load_network
 from convc.trust.stepping import raise_fault
 
 network, name = load_network({model!r})
-model = Model(network, name=name, precision={precision!r}, **{inputs!r})
+how = {{"precision": {precision!r}, "exact": {exact!r}}}
+model = Model(network, name=name, **how, **{inputs!r})
 step = model.{step}()
 raise_fault(step.compile({backend!r}, {batch}, {threads}, check=True))
 """

@@ -49,7 +49,7 @@ def test_the_bound_of_f_2_3_is_what_a_pencil_says() -> None:
     expected = 8**2 * channels * mean * 2.0**-24
     assert error_bound(2, 3, channels) == pytest.approx(expected, rel=1e-4)
     terms = 9 * channels
-    assert direct_bound(3, channels) == pytest.approx(terms**2 * 2.0**-24, rel=1e-4)
+    assert direct_bound(9 * channels) == pytest.approx(terms**2 * 2.0**-24, rel=1e-4)
 
 
 def test_which_transforms_may_serve_real_layers() -> None:
@@ -73,7 +73,7 @@ def test_how_much_looser_the_others_are(
     m: int, r: int, loosest: float, tightest: float
 ) -> None:
     """From 64 channels on, in units of the direct sum's bound."""
-    ratios = [error_bound(m, r, c) / direct_bound(r, c) for c in (64, 256, 4096)]
+    ratios = [error_bound(m, r, c) / direct_bound(r * r * c) for c in (64, 256, 4096)]
     assert tightest < ratios[2] < ratios[1] < ratios[0] < loosest
 
 

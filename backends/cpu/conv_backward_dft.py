@@ -1,0 +1,210 @@
+"""The gradients of a convolution as products of frequencies, see ``conv_dft``.
+
+The adjoint of a product is the product with the transpose: the gradient dz of the
+result goes through the transposes of the transforms in the opposite order. Both
+gradients share its transform; that of the filters is summed over the images as products
+of frequencies, before it becomes taps.
+"""
+
+from convc.backends.base import Cost, Scratch
+from convc.backends.cpu.conv_algorithm import batched, tile_sizes, total
+from convc.backends.cpu.conv_backward_plan import BackwardAlgorithm, BackwardPlan
+from convc.backends.cpu.conv_dft import (
+    IMAGES,
+    check_dft,
+    dft_of,
+    emit_blocks,
+    emit_filters,
+    emit_products,
+    emit_transforms,
+    filters_cost,
+    filters_of,
+    products_cost,
+    serves,
+    shared_filters,
+)
+from convc.backends.cpu.cost import gemm, passes
+from convc.backends.cpu.kernel import Kernel
+from convc.backends.source import Writer
+from convc.ir.graph import Attrs
+from convc.ir.types import DType
+
+
+class DftBackward(BackwardAlgorithm):
+    """A convolution whose forward kernel could be computed so."""
+
+    name = "dft"
+    direct = False
+
+    def schedules(self, plan: BackwardPlan, batch: int, threads: int) -> list[Attrs]:
+        """A few images per tile, and as many filters at once as the cache holds."""
+        g, share = plan.tiles, -(-batch // threads)
+        if not serves(g):
+            return []
+        return [
+            {"algorithm": self.name, "images": images, "filters": filters_of(g, images)}
+            for images in tile_sizes(min(IMAGES, share), share)
+        ]
+
+    def check(self, kernel: Kernel, plan: BackwardPlan) -> None:
+        """CompileError where its bound forbids it, or filters are left over."""
+        check_dft(kernel, plan.tiles)
+
+    def scratch(self, kernel: Kernel, plan: BackwardPlan) -> tuple[Scratch, ...]:
+        """The gradient of some filters, its transform, an image's, and the sums."""
+        g, f32 = plan.tiles, DType.F32
+        dft, m, filters = dft_of(g), kernel.integer("images"), kernel.integer("filters")
+        some = (g.rows * g.cols, filters, m)
+        scratch = [Scratch("d", f32, some), Scratch("p", f32, (dft.count, g.k, m))]
+        if plan.relu or plan.pool:
+            scratch.append(Scratch("won", DType.BOOL, some))
+        if plan.pool:
+            scratch.append(Scratch("dz", f32, (g.ph * g.pw, *some)))
+        if plan.bias:
+            scratch.append(Scratch("db", f32, (2, g.k)))
+        scratch.append(Scratch("v", f32, (dft.count, g.c, m)))
+        if plan.dw:
+            scratch.append(Scratch("sums", f32, (dft.products, g.c, g.k)))
+            scratch.append(Scratch("dw", f32, (2, g.depth, g.k)))
+        if plan.dx:
+            scratch.append(Scratch("turned", f32, (g.kh * g.kw, g.k, g.c)))
+            scratch.append(shared_filters(kernel, g))
+        return tuple(scratch)
+
+    def cost(self, kernel: Kernel, plan: BackwardPlan, m: int) -> Cost:
+        """The gradient before the pool and its transform, then each gradient."""
+        g, filters = plan.tiles, kernel.integer("filters")
+        dft, blocks = dft_of(g), g.k // filters
+        some, taps = g.rows * g.cols * filters * m, g.ph * g.pw
+        image = batched(gemm(dft.count, g.h * g.w, m), g.c, 1)
+        parts = [
+            passes(some, 3, blocks * (1 + bool(plan.relu) + bool(plan.bias))),
+            gemm(dft.count, g.rows * g.cols * taps, filters * m, blocks),
+        ]
+        if plan.pool:
+            parts.append(passes(some, 2.5, blocks * (1 + 2 * taps)))
+        if plan.dw:
+            parts += [
+                image,
+                batched(gemm(g.c, m, g.k), dft.alone, 1),
+                batched(gemm(2 * g.c, m, g.k), 2 * dft.pairs, 1),
+                gemm(g.kh * g.kw, dft.products, g.c * g.k),
+                passes(g.depth * g.k, 3),
+            ]
+        if plan.dx:
+            parts += [products_cost(dft, g.c, g.k, m), image]
+        return total(parts)
+
+    def overhead(self, kernel: Kernel, plan: BackwardPlan) -> Cost:
+        """Each worker's part of the transform of the filters."""
+        if plan.dx is None:
+            return Cost()
+        g = plan.tiles
+        return filters_cost(kernel, g) + passes(g.depth * g.k, 2)
+
+    def emit(self, w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
+        """Write the body of the kernel's function up to the sums of all workers."""
+        g = plan.tiles
+        dft = dft_of(g)
+        _emit_operands(w, kernel, plan)
+        emit_transforms(w, g)
+        if plan.dx:
+            _emit_turned(w, kernel, plan)
+        sums = [n for n, p in (("dw", plan.dw), ("db", plan.bias)) if p]
+        w.steps(*(f"{name}.fill(0)" for name in sums))
+        w(f"for i, m in pieces(*share(n, t), {kernel.integer('images')}):")
+        w.depth += 1
+        w(f"p = {kernel.private('p', dft.count, g.k, 'm')}")
+        _emit_gradient(w, kernel, plan)
+        w(f"v = {kernel.private('v', dft.count, g.c, 'm')}")
+        if plan.dw:
+            _emit_filter_gradient(w, plan)
+        if plan.dx:
+            w("# input gradient: products with the adjoint filters, transformed back")
+            emit_products(w, dft, ("p", g.k), ("v", g.c))
+            w("images = dx[..., i : i + m].transpose(1, 0, 2)")
+            w.steps("matmul(forward.T, v.transpose(1, 0, 2), out=images)")
+        w.depth -= 1
+
+
+def _emit_operands(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
+    """Bind what is read and written, pixels in one dimension."""
+    g = plan.tiles
+    dft, small = dft_of(g), (g.rows * g.cols, g.k, "n")
+    w(f"dy = {kernel.mem(plan.source, *small)}")
+    if plan.relu:
+        w(f"y = {kernel.mem(plan.relu.operands[0], *small)}")
+    if plan.pool:
+        w(f"index = {kernel.mem(plan.pool.operands[0], *small)}")
+    if plan.dw:
+        w(f"x = {kernel.mem(plan.dw.operands[0], g.h * g.w, g.c, 'n')}")
+        w(f"dw, product = {kernel.private('dw', 2, g.kh * g.kw, g.c * g.k)}")
+        w(f"sums = {kernel.private('sums', dft.products, g.c * g.k)}")
+    if plan.dx:
+        w(f"dx = {kernel.mem(plan.dx.result, g.h * g.w, g.c, 'n')}")
+    if plan.bias:
+        w(f"db, tile_db = {kernel.private('db')}")
+
+
+def _emit_turned(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
+    """The transform of the filters with k before c, blocks transposed."""
+    g = plan.tiles
+    dft, taps = dft_of(g), g.kh * g.kw
+    assert plan.dx is not None
+    w("# for the input gradient: channels and filters, and blocks, change places")
+    w(f"w = {kernel.mem(plan.dx.operands[1], taps, g.c, g.k)}")
+    w(f"turned = {kernel.private('turned', taps, g.k, g.c)}")
+    w.steps("copyto(turned, w.transpose(0, 2, 1))")
+    w(f"turned = turned.reshape({taps}, -1)")
+    w(f"block = filters[{dft.alone}:].reshape(-1, 2, 2, {taps})")
+    w(f"block = block.swapaxes(1, 2).reshape(-1, {taps})")
+    w(f"adjoint = np.concatenate([filters[:{dft.alone}], block])")
+    emit_filters(w, kernel, g, "turned", "adjoint")
+    emit_blocks(w, dft, g.k, g.c)
+
+
+def _emit_gradient(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
+    """The gradient dz of some filters' results at a time, and its transform in p."""
+    g, filters = plan.tiles, kernel.integer("filters")
+    dft, dims = dft_of(g), (g.rows * g.cols, "r", "m")
+    here = "[:, first : first + r, i : i + m]"
+    w(f"for first, r in pieces(0, {g.k}, {filters}):")
+    w.depth += 1
+    w(f"d = {kernel.private('d', *dims)}")
+    if plan.relu or plan.pool:
+        w(f"won = {kernel.private('won', *dims)}")
+    if plan.relu:
+        w.steps(f"greater(y{here}, ZERO, out=won)", f"multiply(dy{here}, won, out=d)")
+    else:
+        w.steps(f"copyto(d, dy{here})")
+    if plan.bias:
+        w("mine, some = db[first : first + r], tile_db[first : first + r]")
+        w.steps("np.add.reduce(d, axis=(0, 2), out=some)", "add(mine, some, out=mine)")
+    if plan.pool:
+        taps = g.ph * g.pw
+        w(f"dz = {kernel.private('dz', taps, *dims)}")
+        w(f"for k in range({taps}):  # the tap that won")
+        w.steps(f"    equal(index{here}, np.uint8(k), out=won)")
+        w.steps("    multiply(d, won, out=dz[k])")
+    source = "dz" if plan.pool else "d"
+    w(f"some = p[:, first : first + r].reshape({dft.count}, -1)")
+    w.steps(f"matmul(back.T, {source}.reshape(back.shape[0], -1), out=some)")
+    w.depth -= 1
+
+
+def _emit_filter_gradient(w: Writer, plan: BackwardPlan) -> None:
+    """The transform of the images, its products with p, the taps of their sum."""
+    g = plan.tiles
+    dft = dft_of(g)
+    w("# filter gradient: products of frequencies, summed over the images, as taps")
+    w("images = x[..., i : i + m].transpose(1, 0, 2)")
+    w.steps("matmul(forward, images, out=v.transpose(1, 0, 2))")
+    w(f"lone = sums[:{dft.alone}].reshape(-1, {g.c}, {g.k})")
+    w(f"other = p[:{dft.alone}].transpose(0, 2, 1)")
+    w.steps(f"matmul(v[:{dft.alone}], other, out=lone)")
+    if dft.pairs:
+        w(f"pairs = v[{dft.alone}:].reshape(-1, 1, {2 * g.c}, m)")
+        w(f"other = p[{dft.alone}:].reshape(-1, 2, {g.k}, m).transpose(0, 1, 3, 2)")
+        w(f"block = sums[{dft.alone}:].reshape(-1, 2, {2 * g.c}, {g.k})")
+        w.steps("matmul(pairs, other, out=block)")
+    w.steps("matmul(filters.T, sums, out=product)", "add(dw, product, out=dw)")

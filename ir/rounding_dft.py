@@ -1,0 +1,88 @@
+"""How convolutions round where a kernel's schedule computes them by Fourier transforms.
+
+Every result then depends on all pixels of an image, and on all its filters' taps, most
+of which cancel but for rounding: the mass of a sum is that of the transforms. The
+gradients go through their transposes.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from convc.ir.dft import Array, Dft, Line, matrices, products_of
+from convc.ir.ops.conv import conv_axes
+from convc.ir.rounding_base import Outcome, Site, Sum
+
+OPS = ("conv2d", "conv2d_input_grad", "conv2d_filter_grad")
+
+
+def by_frequencies(site: Site, outcome: Outcome) -> Outcome:
+    """``outcome`` of one of OPS, but with the mass and the roundings of transforms.
+
+    What errors of the operands do to the result is the same, as the algebra is.
+    """
+    assert isinstance(outcome, Sum)
+    mass, roundings = _MASSES[site.node.op](site)
+    return replace(outcome, mass=mass, roundings=roundings, grid=0.0)
+
+
+def _dft(site: Site, x: tuple[int, ...], w: tuple[int, ...]) -> Dft:
+    """The transforms of a convolution of images [n,h,w,c] with filters [kh,kw,c,k]."""
+    axes = conv_axes(site.node.op, x[1:3], w[:2], site.attrs)
+    rows, cols = (
+        Line(a.size, a.kernel, a.out, a.stride, a.dilation, a.before) for a in axes
+    )
+    return Dft(rows, cols)
+
+
+def _magnitudes(dft: Dft) -> tuple[Array, Array, Array]:
+    forward, filters, back = (np.abs(matrix) for matrix in matrices(dft))
+    return forward, filters, back
+
+
+def _image(array: Array) -> Array:
+    """[n,h,w,c] as [pixels, c, n]."""
+    n, h, w, c = array.shape
+    return array.reshape(n, h * w, c).transpose(1, 2, 0)
+
+
+def _through(matrix: Array, array: Array) -> Array:
+    """A transform of the first axis."""
+    return np.tensordot(matrix, array, axes=1)
+
+
+def _forward(site: Site) -> tuple[Array, int]:
+    x, w = (a.size for a in site.args)
+    dft = _dft(site, x.shape, w.shape)
+    forward, filters, back = _magnitudes(dft)
+    taps = w.reshape(-1, *w.shape[2:])
+    made = products_of(dft, _through(filters, taps), _through(forward, _image(x)))
+    mass = _through(back, made).transpose(2, 0, 1).reshape(site.value.shape)
+    return mass, forward.shape[1] + len(taps) + 2 * x.shape[-1] + dft.count + 3
+
+
+def _input_gradient(site: Site) -> tuple[Array, int]:
+    dz, w = (a.size for a in site.args)
+    dft = _dft(site, site.value.shape, w.shape)
+    forward, filters, back = _magnitudes(dft)
+    taps = w.reshape(-1, *w.shape[2:]).transpose(0, 2, 1)
+    made = products_of(dft, _through(filters, taps), _through(back.T, _image(dz)))
+    mass = _through(forward.T, made).transpose(2, 0, 1).reshape(site.value.shape)
+    return mass, len(back) + len(taps) + 2 * dz.shape[-1] + dft.count + 3
+
+
+def _filter_gradient(site: Site) -> tuple[Array, int]:
+    x, dz = (a.size for a in site.args)
+    dft = _dft(site, x.shape, site.value.shape)
+    forward, filters, back = _magnitudes(dft)
+    images, gradient = _through(forward, _image(x)), _through(back.T, _image(dz))
+    alone = np.einsum("fcn,fkn->fck", images[: dft.alone], gradient[: dft.alone])
+    pairs = [a[dft.alone :].reshape(-1, 2, *a.shape[1:]) for a in (images, gradient)]
+    blocks = np.einsum("ficn,fokn->foick", *pairs, optimize=True)
+    sums = np.concatenate([alone, blocks.reshape(-1, *alone.shape[1:])])
+    mass = _through(filters.T, sums).reshape(site.value.shape)
+    terms = forward.shape[1] + len(back) + len(x) + dft.products
+    return mass, terms + 3
+
+
+_MASSES = dict(zip(OPS, (_forward, _input_gradient, _filter_gradient), strict=True))
