@@ -88,7 +88,7 @@ class Dft:
 
 
 def matrices(dft: Dft) -> tuple[Array, Array, Array]:
-    """D [count, pixels], E [products, taps] and I [outputs, count], in float64.
+    """D [count, pixels], E [products, taps] and I [outputs, count], if there are pairs.
 
     The rows of E for a pair are [part of the result, part of the image].
     """

@@ -13,15 +13,13 @@ from convc.backends.cpu.conv_dft import (
     IMAGES,
     check_dft,
     dft_of,
-    emit_blocks,
     emit_filters,
-    emit_products,
     emit_transforms,
     filters_cost,
     filters_of,
+    filters_scratch,
     products_cost,
     serves,
-    shared_filters,
 )
 from convc.backends.cpu.cost import gemm, passes
 from convc.backends.cpu.kernel import Kernel
@@ -64,11 +62,12 @@ class DftBackward(BackwardAlgorithm):
             scratch.append(Scratch("db", f32, (2, g.k)))
         scratch.append(Scratch("v", f32, (dft.count, g.c, m)))
         if plan.dw:
-            scratch.append(Scratch("sums", f32, (dft.products, g.c, g.k)))
+            scratch.append(Scratch("dlone", f32, (dft.alone, g.c, g.k)))
+            scratch.append(Scratch("dblocks", f32, (dft.pairs, 2, g.c, 2, g.k)))
+            scratch.append(Scratch("parts", f32, (5, g.kh * g.kw, g.c, g.k)))
             scratch.append(Scratch("dw", f32, (2, g.depth, g.k)))
         if plan.dx:
-            scratch.append(Scratch("turned", f32, (g.kh * g.kw, g.k, g.c)))
-            scratch.append(shared_filters(kernel, g))
+            scratch += filters_scratch(kernel, g)
         return tuple(scratch)
 
     def cost(self, kernel: Kernel, plan: BackwardPlan, m: int) -> Cost:
@@ -87,9 +86,9 @@ class DftBackward(BackwardAlgorithm):
             parts += [
                 image,
                 batched(gemm(g.c, m, g.k), dft.alone, 1),
-                batched(gemm(2 * g.c, m, g.k), 2 * dft.pairs, 1),
-                gemm(g.kh * g.kw, dft.products, g.c * g.k),
-                passes(g.depth * g.k, 3),
+                batched(gemm(2 * g.c, m, 2 * g.k), dft.pairs, 1),
+                batched(gemm(g.kh * g.kw, dft.pairs, g.k), 4 * g.c, 1),
+                passes(g.depth * g.k, 9),
             ]
         if plan.dx:
             parts += [products_cost(dft, g.c, g.k, m), image]
@@ -99,8 +98,7 @@ class DftBackward(BackwardAlgorithm):
         """Each worker's part of the transform of the filters."""
         if plan.dx is None:
             return Cost()
-        g = plan.tiles
-        return filters_cost(kernel, g) + passes(g.depth * g.k, 2)
+        return filters_cost(kernel, plan.tiles)
 
     def emit(self, w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
         """Write the body of the kernel's function up to the sums of all workers."""
@@ -109,7 +107,7 @@ class DftBackward(BackwardAlgorithm):
         _emit_operands(w, kernel, plan)
         emit_transforms(w, g)
         if plan.dx:
-            _emit_turned(w, kernel, plan)
+            emit_filters(w, kernel, plan.dx.operands[1], g)
         sums = [n for n, p in (("dw", plan.dw), ("db", plan.bias)) if p]
         w.steps(*(f"{name}.fill(0)" for name in sums))
         w(f"for i, m in pieces(*share(n, t), {kernel.integer('images')}):")
@@ -118,10 +116,13 @@ class DftBackward(BackwardAlgorithm):
         _emit_gradient(w, kernel, plan)
         w(f"v = {kernel.private('v', dft.count, g.c, 'm')}")
         if plan.dw:
-            _emit_filter_gradient(w, plan)
+            _emit_filter_gradient(w, kernel, plan)
         if plan.dx:
-            w("# input gradient: products with the adjoint filters, transformed back")
-            emit_products(w, dft, ("p", g.k), ("v", g.c))
+            w("# input gradient: products with the same filters, transformed back")
+            w.steps(f"matmul(lone, p[:{dft.alone}], out=v[:{dft.alone}])")
+            w(f"pairs = v[{dft.alone}:].reshape(-1, {2 * g.c}, m)")
+            w(f"given = p[{dft.alone}:].reshape(-1, {2 * g.k}, m)")
+            w.steps("matmul(blocks, given, out=pairs)")
             w("images = dx[..., i : i + m].transpose(1, 0, 2)")
             w.steps("matmul(forward.T, v.transpose(1, 0, 2), out=images)")
         w.depth -= 1
@@ -130,7 +131,7 @@ class DftBackward(BackwardAlgorithm):
 def _emit_operands(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
     """Bind what is read and written, pixels in one dimension."""
     g = plan.tiles
-    dft, small = dft_of(g), (g.rows * g.cols, g.k, "n")
+    small = (g.rows * g.cols, g.k, "n")
     w(f"dy = {kernel.mem(plan.source, *small)}")
     if plan.relu:
         w(f"y = {kernel.mem(plan.relu.operands[0], *small)}")
@@ -138,29 +139,11 @@ def _emit_operands(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
         w(f"index = {kernel.mem(plan.pool.operands[0], *small)}")
     if plan.dw:
         w(f"x = {kernel.mem(plan.dw.operands[0], g.h * g.w, g.c, 'n')}")
-        w(f"dw, product = {kernel.private('dw', 2, g.kh * g.kw, g.c * g.k)}")
-        w(f"sums = {kernel.private('sums', dft.products, g.c * g.k)}")
+        w(f"dw, product = {kernel.private('dw', 2, g.kh * g.kw, g.c, g.k)}")
     if plan.dx:
         w(f"dx = {kernel.mem(plan.dx.result, g.h * g.w, g.c, 'n')}")
     if plan.bias:
         w(f"db, tile_db = {kernel.private('db')}")
-
-
-def _emit_turned(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
-    """The transform of the filters with k before c, blocks transposed."""
-    g = plan.tiles
-    dft, taps = dft_of(g), g.kh * g.kw
-    assert plan.dx is not None
-    w("# for the input gradient: channels and filters, and blocks, change places")
-    w(f"w = {kernel.mem(plan.dx.operands[1], taps, g.c, g.k)}")
-    w(f"turned = {kernel.private('turned', taps, g.k, g.c)}")
-    w.steps("copyto(turned, w.transpose(0, 2, 1))")
-    w(f"turned = turned.reshape({taps}, -1)")
-    w(f"block = filters[{dft.alone}:].reshape(-1, 2, 2, {taps})")
-    w(f"block = block.swapaxes(1, 2).reshape(-1, {taps})")
-    w(f"adjoint = np.concatenate([filters[:{dft.alone}], block])")
-    emit_filters(w, kernel, g, "turned", "adjoint")
-    emit_blocks(w, dft, g.k, g.c)
 
 
 def _emit_gradient(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
@@ -192,19 +175,25 @@ def _emit_gradient(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
     w.depth -= 1
 
 
-def _emit_filter_gradient(w: Writer, plan: BackwardPlan) -> None:
+def _emit_filter_gradient(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
     """The transform of the images, its products with p, the taps of their sum."""
     g = plan.tiles
-    dft = dft_of(g)
+    dft, taps = dft_of(g), g.kh * g.kw
     w("# filter gradient: products of frequencies, summed over the images, as taps")
     w("images = x[..., i : i + m].transpose(1, 0, 2)")
     w.steps("matmul(forward, images, out=v.transpose(1, 0, 2))")
-    w(f"lone = sums[:{dft.alone}].reshape(-1, {g.c}, {g.k})")
-    w(f"other = p[:{dft.alone}].transpose(0, 2, 1)")
-    w.steps(f"matmul(v[:{dft.alone}], other, out=lone)")
-    if dft.pairs:
-        w(f"pairs = v[{dft.alone}:].reshape(-1, 1, {2 * g.c}, m)")
-        w(f"other = p[{dft.alone}:].reshape(-1, 2, {g.k}, m).transpose(0, 1, 3, 2)")
-        w(f"block = sums[{dft.alone}:].reshape(-1, 2, {2 * g.c}, {g.k})")
-        w.steps("matmul(pairs, other, out=block)")
-    w.steps("matmul(filters.T, sums, out=product)", "add(dw, product, out=dw)")
+    w(f"dlone = {kernel.private('dlone')}")
+    w(f"given = p[:{dft.alone}].transpose(0, 2, 1)")
+    w.steps(f"matmul(v[:{dft.alone}], given, out=dlone)")
+    w(f"parts = {kernel.private('parts')}")
+    w("made = parts[4].transpose(1, 0, 2)")
+    w.steps(f"matmul(filters[:{dft.alone}].T, dlone.transpose(1, 0, 2), out=made)")
+    w(f"dblocks = {kernel.private('dblocks', dft.pairs, 2 * g.c, 2 * g.k)}")
+    w(f"pairs = v[{dft.alone}:].reshape(-1, {2 * g.c}, m)")
+    w(f"given = p[{dft.alone}:].reshape(-1, {2 * g.k}, m).transpose(0, 2, 1)")
+    w.steps("matmul(pairs, given, out=dblocks)")
+    w(f"block = dblocks.reshape(-1, 2, {g.c}, 2, {g.k}).transpose(3, 1, 2, 0, 4)")
+    w(f"back_to_taps = filters[{dft.alone}:].reshape(-1, 2, 2, 1, {taps})")
+    w(f"made = parts[:4].reshape(2, 2, {taps}, {g.c}, {g.k}).swapaxes(2, 3)")
+    w.steps("matmul(back_to_taps.transpose(1, 2, 3, 4, 0), block, out=made)")
+    w.steps("np.add.reduce(parts, axis=0, out=product)", "add(dw, product, out=dw)")

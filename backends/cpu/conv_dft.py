@@ -29,13 +29,15 @@ from convc.backends.cpu.kernel import Kernel
 from convc.backends.source import Writer
 from convc.ir.dft import Dft, Line, admissible
 from convc.ir.errors import CompileError
-from convc.ir.graph import Attrs
+from convc.ir.graph import Attrs, Value
 from convc.ir.types import DType
 
 IMAGES = 64
 """Images per tile: as many columns as a product of one frequency needs to be fast."""
 LARGEST = 1 << 20
 """The most elements of the transform of an image; it is read for every tile."""
+SAVING = 0.75
+"""The most arithmetic that the transforms and products may take, beside the sum's."""
 BLOCK_BYTES = 1 << 20
 """Outputs that are made at once should stay in a private cache for the pool."""
 
@@ -68,7 +70,7 @@ class DftProducts(ConvAlgorithm):
         g, f32 = plan.tiles, DType.F32
         dft, m, filters = dft_of(g), kernel.integer("images"), kernel.integer("filters")
         return (
-            shared_filters(kernel, g),
+            *filters_scratch(kernel, g),
             Scratch("v", f32, (dft.count, g.c, m)),
             Scratch("p", f32, (dft.count, g.k, m)),
             Scratch("z", f32, (g.ph * g.pw, g.rows * g.cols, filters, m)),
@@ -99,18 +101,20 @@ class DftProducts(ConvAlgorithm):
         dft, pixels = dft_of(g), g.rows * g.cols
         block = Block((pixels, filters, "m"), by_filter=True)
         w(f"x = {kernel.mem(plan.conv.operands[0], g.h * g.w, g.c, 'n')}")
-        w(f"w = {kernel.mem(plan.conv.operands[1], g.kh * g.kw, g.c * g.k)}")
         emit_operands(w, kernel, plan, block)
         emit_transforms(w, g)
-        emit_filters(w, kernel, g, "w")
-        emit_blocks(w, dft, g.c, g.k)
+        emit_filters(w, kernel, plan.conv.operands[1], g)
         w(f"for i, m in pieces(*share(n, t), {kernel.integer('images')}):")
         w.depth += 1
         w(f"v = {kernel.private('v', dft.count, g.c, 'm')}")
         w(f"p = {kernel.private('p', dft.count, g.k, 'm')}")
         w("images = x[..., i : i + m].transpose(1, 0, 2)")
         w.steps("matmul(forward, images, out=v.transpose(1, 0, 2))")
-        emit_products(w, dft, ("v", g.c), ("p", g.k))
+        w(f"made = p[:{dft.alone}]")
+        w.steps(f"matmul(lone.transpose(0, 2, 1), v[:{dft.alone}], out=made)")
+        w(f"pairs = v[{dft.alone}:].reshape(-1, {2 * g.c}, m)")
+        w(f"made = p[{dft.alone}:].reshape(-1, {2 * g.k}, m)")
+        w.steps("matmul(blocks.transpose(0, 2, 1), pairs, out=made)")
         w(f"for first, r in pieces(0, {g.k}, {filters}):")
         w.depth += 1
         w(f"z = {kernel.private('z', g.ph * g.pw * pixels, f'{filters} * m')}")
@@ -133,10 +137,18 @@ def dft_of(g: ConvTiles) -> Dft:
 
 
 def serves(g: ConvTiles) -> bool:
-    """Whether a convolution may be computed so: it is small, and so is its bound."""
-    dft = dft_of(g)
+    """Whether a convolution may be computed so: it is small, and so is its bound.
+
+    And whether that saves arithmetic, for it costs accuracy.
+    """
+    if g.groups > 1:
+        return False
+    dft, outputs = dft_of(g), g.rows * g.ph * g.cols * g.pw
     small = dft.count * g.h * g.w <= LARGEST
-    return small and g.groups == 1 and g.kh * g.kw > 1 and admissible(dft, g.c)
+    transforms = dft.count * (g.h * g.w * g.c + outputs * g.k)
+    made = transforms + dft.products * g.c * g.k
+    saves = made <= SAVING * outputs * g.kh * g.kw * g.c * g.k
+    return bool(dft.pairs) and small and saves and admissible(dft, g.c)
 
 
 def filters_of(g: ConvTiles, images: int) -> int:
@@ -161,21 +173,28 @@ def check_dft(kernel: Kernel, g: ConvTiles) -> None:
         )
 
 
-def shared_filters(kernel: Kernel, g: ConvTiles, name: str = "filters") -> Scratch:
-    """A worker's part of the transformed filters, which all workers read."""
-    elements = dft_of(g).products * g.c * g.k
-    return Scratch(name, DType.F32, (-(-elements // kernel.threads // 16) * 16 + 16,))
+def filters_scratch(kernel: Kernel, g: ConvTiles) -> tuple[Scratch, ...]:
+    """Each worker's share of the transformed filters, all of which all workers read."""
+    dft, f32 = dft_of(g), DType.F32
+    sizes = {"lone": dft.alone * g.c * g.k, "blocks": 4 * dft.pairs * g.c * g.k}
+    return tuple(
+        Scratch(name, f32, (-(-size // kernel.threads),))
+        for name, size in sizes.items()
+    )
 
 
 def filters_cost(kernel: Kernel, g: ConvTiles) -> Cost:
     """A worker's part of the transform of the filters."""
-    return gemm(-(-dft_of(g).products // kernel.threads), g.kh * g.kw, g.c * g.k)
+    dft, taps = dft_of(g), g.kh * g.kw
+    channels = -(-g.c // kernel.threads)
+    pairs = batched(gemm(dft.pairs, taps, g.k), 4 * channels, 1)
+    return pairs + gemm(dft.alone, taps, channels * g.k)
 
 
 def products_cost(dft: Dft, k: int, c: int, m: int) -> Cost:
     """The products of all frequencies: c channels of m images to k."""
     alone = batched(gemm(k, c, m), dft.alone, 1)
-    return alone + batched(gemm(k, 2 * c, m), 2 * dft.pairs, 1)
+    return alone + batched(gemm(2 * k, 2 * c, m), dft.pairs, 1)
 
 
 def emit_transforms(w: Writer, g: ConvTiles) -> None:
@@ -191,32 +210,22 @@ def emit_transforms(w: Writer, g: ConvTiles) -> None:
     w.call("forward, filters, back = dft_matrices(", lines)
 
 
-def emit_filters(
-    w: Writer, kernel: Kernel, g: ConvTiles, array: str, matrix: str = "filters"
-) -> None:
-    """Bind u: the transform of ``array`` [taps, c·k], of which each makes a part."""
-    dft = dft_of(g)
-    place = kernel.private_of("filters", 0, dft.products, g.c * g.k)
-    w(f"u = {place}  # of all workers")
-    w(f"part = slice(*share({dft.products}, t))")
-    w.steps(f"matmul({matrix}[part], {array}, out=u[part])")
+def emit_filters(w: Writer, kernel: Kernel, weights: Value, g: ConvTiles) -> None:
+    """Bind lone and blocks: the transformed filters, of which each makes a share.
+
+    A block takes the parts of a pair for all channels to those of all filters.
+    """
+    dft, taps = dft_of(g), g.kh * g.kw
+    lone = kernel.private_of("lone", 0, dft.alone, g.c, g.k)
+    blocks = kernel.private_of("blocks", 0, dft.pairs, 2, g.c, 2, g.k)
+    w(f"w = {kernel.mem(weights, taps, g.c, g.k)}.transpose(1, 0, 2)")
+    w(f"mine = slice(*share({g.c}, t))  # channels; the other workers make the others")
+    w(f"lone = {lone}")
+    w("made = lone.transpose(1, 0, 2)[mine]")
+    w.steps(f"matmul(filters[:{dft.alone}], w[mine], out=made)")
+    w(f"blocks = {blocks}")
+    w("made = blocks.transpose(3, 1, 2, 0, 4)[:, :, mine]")
+    w(f"parts = filters[{dft.alone}:].reshape(-1, 2, 2, 1, {taps})")
+    w.steps("matmul(parts.transpose(1, 2, 3, 0, 4), w[mine], out=made)")
+    w(f"blocks = blocks.reshape(-1, {2 * g.c}, {2 * g.k})")
     w("yield BARRIER")
-
-
-def emit_blocks(w: Writer, dft: Dft, c: int, k: int) -> None:
-    """Bind alone and blocks: the matrices of each frequency, and of each part of it."""
-    w(f"alone = u[:{dft.alone}].reshape(-1, {c}, {k}).transpose(0, 2, 1)")
-    pair = f"reshape(-1, 2, {2 * c}, {k}).transpose(0, 1, 3, 2)"
-    w(f"blocks = u[{dft.alone}:].{pair}")
-
-
-def emit_products(
-    w: Writer, dft: Dft, source: tuple[str, int], target: tuple[str, int]
-) -> None:
-    """The products of the frequencies, of c channels to k."""
-    (v, c), (p, k) = source, target
-    w.steps(f"matmul(alone, {v}[:{dft.alone}], out={p}[:{dft.alone}])")
-    if dft.pairs:
-        w(f"pairs = {v}[{dft.alone}:].reshape(-1, 1, {2 * c}, m)")
-        w(f"made = {p}[{dft.alone}:].reshape(-1, 2, {k}, m)")
-        w.steps("matmul(blocks, pairs, out=made)")

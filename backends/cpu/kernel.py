@@ -72,7 +72,8 @@ class Kernel(Body):
     def _scratch(self, name: str, worker: str, dims: tuple[object, ...]) -> str:
         scratch = next(s for s in self.scratches if s.name == name)
         start = self.buffers[f"{self.node.name}!{name}"].offset
-        offset = f"{start} + {worker} * {scratch.nbytes}" if self.threads > 1 else start
+        whole = self.threads == 1 or worker == "0"
+        offset = start if whole else f"{start} + {worker} * {scratch.nbytes}"
         shape = ", ".join(str(d) for d in dims or scratch.shape)
         return f"mem.{METHODS[scratch.dtype]}({offset}, {shape})"
 

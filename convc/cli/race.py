@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -87,8 +88,6 @@ def race(
     the kernels of the training step, the tests, and the host's loop. The exit code is
     1 if a run misses the target. What is not given is as the network's recipe says.
     """
-    from time import perf_counter
-
     from convc.data.choice import load_for
     from convc.engines import targeted
     from convc.racing import Course

@@ -33,7 +33,7 @@ from convc.passes.canonicalize import drop_dead
 from convc.passes.differences import Loss, direction
 from convc.passes.gradient_check import GRADIENT
 from convc.passes.samples import Samples, State
-from convc.pipeline import LOWERING, Step, training
+from convc.pipeline import EXACT_LOWERING, Step, training
 from convc.trust.window import window
 
 IMAGES = 3
@@ -48,8 +48,10 @@ SHORTEST = 2.0**-12
 LOOSE = 0.1
 """A bound of more than this part of what is compared says little."""
 
-BACKWARD = tuple(p for p in training(SGD(0.0)) if p.name != "apply-optimizer")
-"""The passes of a training step that updates nothing."""
+BACKWARD = tuple(
+    p for p in training(SGD(0.0), exact=True) if p.name != "apply-optimizer"
+)
+"""The passes of a training step that updates nothing; what they bound are sums."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Audit:
 
     def _adjoint(self, layer: str, node: Node) -> Iterator[Row]:
         graph = with_adjoints(node)
-        step = Step(graph, LOWERING)
+        step = Step(graph, EXACT_LOWERING)
         program = step.compile(self.backend, IMAGES, self.threads)
         inputs, parameters = Samples(whole=False, batch=IMAGES).of(graph)
         for number in range(DIRECTIONS):

@@ -19,4 +19,4 @@ def test_a_tenth_of_mnist_teaches_the_network_nine_digits_in_ten() -> None:
     loss, accuracy = model.evaluate(splits.test.first(2000))
     assert accuracy >= 0.9
     assert loss < 0.4
-    assert len(history.program.source.splitlines()) < 600
+    assert len(history.program.source.splitlines()) < 900

@@ -232,3 +232,15 @@ def test_what_is_fed_must_be_a_finite_number() -> None:
     for wrong in (float("nan"), True, "0.5"):
         with pytest.raises(ModelError, match="fed: test must be a finite number, got"):
             fed(train=0.5, test=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_an_exact_model_is_computed_as_sums(exact: bool) -> None:
+    """Forward and backward; by default the larger convolution is by transforms."""
+    model = Model(NETWORKS["two_conv"], exact=exact)
+    for step in (model.training_step(), model.evaluation_step(), model.inference()):
+        graph = step.stages(batch=128, threads=2)[-1].graph
+        algorithms = [str((n.schedule or {}).get("algorithm")) for n in graph.nodes]
+        by_transforms = sum(a in ("dft", "winograd") for a in algorithms)
+        kernels = 2 if step.kind == "training" else 1
+        assert by_transforms == (0 if exact else kernels)

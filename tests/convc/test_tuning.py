@@ -193,12 +193,15 @@ def test_candidates_of_one_algebra_are_held_against_the_same_references() -> Non
     ((task,), _) = tasks_of(step, "numpy", BATCH, 1)
     oracle, seen = Oracle(task), {}
     for candidate in task.candidates:
-        tiled = candidate.schedule["algorithm"] == "winograd"
+        algorithm = candidate.schedule["algorithm"]
+        algebra = algorithm if algorithm in ("winograd", "dft") else "sum"
         found = oracle.references(candidate.schedule)
-        assert seen.setdefault(tiled, found) is found
-    assert seen[True] is not seen[False]
-    (one,), (other,) = (seen[t][-1].bounds.output_bounds.values() for t in seen)
-    assert (one != other).any()
+        assert seen.setdefault(algebra, found) is found
+    assert set(seen) == {"winograd", "dft", "sum"}
+    bounds = [references[-1].bounds.output_bounds for references in seen.values()]
+    one, two, three = (next(iter(each.values())) for each in bounds)
+    assert (one != two).any()
+    assert (two != three).any()
 
 
 # -- the choice

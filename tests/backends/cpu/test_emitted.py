@@ -282,10 +282,10 @@ def test_every_step_of_training_draws_another_mask() -> None:
         assert np.array_equal(found, expected)
 
 
-def test_the_training_step_of_the_mnist_network_is_under_600_lines() -> None:
+def test_the_training_step_of_the_mnist_network_is_under_900_lines() -> None:
     """A file a person can read from the first line to the last."""
     program = Model(two_conv).training_step().compile(batch=128, threads=2)
-    assert len(program.source.splitlines()) < 600
+    assert len(program.source.splitlines()) < 900
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

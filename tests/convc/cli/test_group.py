@@ -198,6 +198,13 @@ def test_help_names_every_precision() -> None:
     assert f"[{'|'.join(PRECISIONS)}]" in convc("train", "--help").stdout
 
 
+def test_exact_shows_sums_where_transforms_were_chosen() -> None:
+    asked = ("two_conv", "--batch", "128", "--threads", "2", "--after", "plan-memory")
+    text = "algorithm=dft"
+    assert text in convc("show", *asked).stdout
+    assert text not in convc("show", *asked, "--exact").stdout
+
+
 @pytest.mark.parametrize("command", ["show", "explain", "plan", "train", "tune"])
 def test_what_is_asked_for_in_less_is_never_compiled_in_fp32(command: str) -> None:
     asked = ("--precision", "tf32", "--batch", "4", "--threads", "1")

@@ -139,40 +139,32 @@ graph wide(%x: f32[N,8,8,64]) -> (y=%2) {
   %2 = relu(%1) : f32[N,8,8,64]
 }
 """
-POOLED = WIDE.replace("(y=%2)", "(y=%2, d=%5)").replace(
-    "\n}",
-    """
-  %3 = max_pool2d_argmax(%2) {window=[2,2], strides=[2,2]} : u8[N,4,4,64]
-  %4 = max_pool2d(%2) {window=[2,2], strides=[2,2]} : f32[N,4,4,64]
-  %5 = max_pool2d_grad(%3, %4) {window=[2,2], strides=[2,2], size=[8,8]} : f32[N,8,8,64]
-}""",
-)
 
 
-def test_what_breaks_ties_is_not_taken_where_gradients_depend_on_them() -> None:
+def test_an_exact_step_takes_sums_alone() -> None:
     """Neither from the cost model nor from a lockfile that another program filled."""
 
-    def chosen(text: str) -> tuple[str, str, list[str]]:
-        stages = Step(parse(text), LOWERING).stages(batch=64, threads=2)
+    def chosen(exact: bool) -> tuple[str, str, list[str]]:
+        stages = Step(parse(WIDE), LOWERING).stages(batch=64, threads=2)
         before = next(s.graph for s in stages if s.name == "choose-layout")
         node = next(n for n in before.nodes if len(n.operands) == 2)
         found = NUMPY.candidates(node, 64, 2)
         seconds = zip(found, range(1, len(found) + 1), strict=True)
-        breaks_first = sorted(seconds, key=lambda pair: pair[0].keeps_ties)
-        measured = (Measured(c.schedule, s) for c, s in breaks_first)
+        sums_last = sorted(seconds, key=lambda pair: pair[0].direct)
+        measured = (Measured(c.schedule, s) for c, s in sums_last)
         found_key = key_of(node, 64, NUMPY.target(2))
         tuned = {found_key: Entry(found_key, 3, tuple(measured))}
         context = Context(NUMPY, 64, 2, tuned=tuned)
-        after = choose_schedule(before, context)
+        after = choose_schedule(before, context, exact)
         schedule = next(n for n in after.nodes if n.name == node.name).schedule
         reasons = [r.reason for r in context.refusals]
         origin = next(c.origin for c in context.choices if c.node == node.name)
         return str((schedule or {})["algorithm"]), origin, reasons
 
-    assert chosen(WIDE) == ("winograd", "lockfile", [])
-    algorithm, origin, (reason,) = chosen(POOLED)
-    assert (algorithm != "winograd", origin) == (True, "lockfile")
+    assert chosen(exact=False) == ("dft", "lockfile", [])
+    algorithm, origin, (reason,) = chosen(exact=True)
+    assert (algorithm not in ("dft", "winograd"), origin) == (True, "lockfile")
     assert reason == (
-        "winograd is measured to be faster, but may break ties "
-        "on which gradients depend"
+        "dft is measured to be faster, but does not sum up what it is defined by, "
+        "and exact was asked for"
     )

@@ -1,0 +1,157 @@
+"""Convolutions and their gradients as products of frequencies, within their bounds."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from compiled import compiled, faults, inputs_for, parameters_for, ran
+from layer_cases import layer, tensor
+from schedules import candidates_of, scheduled
+
+from convc.backends.cpu.prelude import DFT
+from convc.ir.builder import GraphBuilder
+from convc.ir.dft import Dft, Line, matrices
+from convc.ir.errors import CompileError
+from convc.ir.graph import Attrs, Graph
+from convc.ir.ops.conv import conv_axes
+from convc.ir.rounding import bounded
+
+BATCH = 5
+SETTINGS = ((1, 3), (2, 5), (7, 2))
+"""Threads and images: fewer than planned, and more threads than images."""
+GEOMETRIES: dict[str, tuple[Any, ...]] = {
+    "same": ((6, 7), 24, (5, 5), 20, {"padding": "same"}),
+    "valid": ((10, 9), 40, (5, 4), 48, {}),
+    "strided": ((9, 8), 40, (5, 5), 64, {"padding": "same", "strides": (1, 2)}),
+    "dilated": ((9, 7), 30, (5, 5), 30, {"padding": "same", "dilations": (1, 2)}),
+    "asymmetric": ((6, 7), 24, (5, 5), 24, {"padding": ((0, 3), (4, 1))}),
+}
+ENDINGS = ("", "bias", "relu", "bias pool argmax relu", "pool", "bias sum tanh")
+PARTS = ("dw dx", "relu dw dx", "relu pool bias dw dx", "pool dw", "bias dx")
+
+
+def gradients(case: tuple[Any, ...], parts: str) -> Graph:
+    """The gradients of a convolution with those of what follows it, as one kernel."""
+    image, c, kernel, k, geometry = case
+    b = GraphBuilder("gradients")
+    attrs = {"strides": (1, 1), "dilations": (1, 1), "padding": "valid", **geometry}
+    out = tuple(axis.out for axis in conv_axes("conv2d", image, kernel, attrs))
+    small = tuple(size // 2 for size in out) if "pool" in parts else out
+
+    def image_of(name: str, sizes: tuple[int, ...], channels: int, kind: str) -> Any:
+        return b.input(name, tensor(f"{kind}[N,{sizes[0]},{sizes[1]},{channels}]"))
+
+    dz = image_of("dy", small, k, "f32")
+    if "relu" in parts:
+        dz = b("relu_grad", image_of("y", small, k, "f32"), dz)
+    if "pool" in parts:
+        window = {"window": (2, 2), "strides": (2, 2)}
+        index = image_of("index", small, k, "u8")
+        dz = b("max_pool2d_grad", index, dz, size=out, **window)
+    if "bias" in parts:
+        b.output("db", b("reduce_sum", dz, axes=(0, 1, 2)))
+    if "dw" in parts:
+        x = image_of("x", image, c, "f32")
+        b.output("dw", b("conv2d_filter_grad", x, dz, kernel=kernel, **geometry))
+    if "dx" in parts:
+        w = b.parameter("w", tensor(f"f32[{kernel[0]},{kernel[1]},{c},{k}]"))
+        b.output("dx", b("conv2d_input_grad", dz, w, size=image, **geometry))
+    return b.finish()
+
+
+def wrong(graph: Graph, op: str) -> list[str]:
+    """What is outside the bounds of its schedule, with the best and the worst tile."""
+    found = []
+    for threads, n in SETTINGS:
+        every = candidates_of(graph, op, BATCH, threads)
+        offered = [c.schedule for c in every if c.schedule["algorithm"] == "dft"]
+        assert offered
+        for schedule in (offered[0], offered[-1]):
+            program = compiled(graph, BATCH, threads, scheduled(op, schedule))
+            feeds, given = inputs_for(graph, n), parameters_for(graph)
+            if "index" in feeds:
+                feeds["index"] %= 4
+            bounds = bounded(program.graph, feeds, given)
+            for _ in range(2):
+                program.load(given)
+                result = ran(program, feeds)
+                found += [f"{schedule}: {f}" for f in faults(graph, bounds, result)]
+    return found
+
+
+@pytest.mark.parametrize("ending", ENDINGS, ids=lambda e: e or "bare")
+@pytest.mark.parametrize("note", GEOMETRIES)
+def test_a_convolution_agrees_with_the_oracle(note: str, ending: str) -> None:
+    assert not wrong(layer(GEOMETRIES[note], ending), "conv2d")
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("note", GEOMETRIES)
+def test_gradients_agree_with_the_oracle(note: str, parts: str) -> None:
+    op = "conv2d_filter_grad" if "dw" in parts else "conv2d_input_grad"
+    assert not wrong(gradients(GEOMETRIES[note], parts), op)
+
+
+@pytest.mark.parametrize("note", GEOMETRIES)
+def test_errors_are_those_of_float32(note: str) -> None:
+    """Beside the largest result, far below what the bound allows."""
+    for graph, op in (
+        (layer(GEOMETRIES[note]), "conv2d"),
+        (gradients(GEOMETRIES[note], "dw dx"), "conv2d_filter_grad"),
+    ):
+        every = candidates_of(graph, op, BATCH, 2)
+        schedule = next(c.schedule for c in every if c.schedule["algorithm"] == "dft")
+        program = compiled(graph, BATCH, 2, scheduled(op, schedule))
+        feeds, given = inputs_for(graph, BATCH), parameters_for(graph)
+        program.load(given)
+        found = ran(program, feeds).outputs
+        exact = bounded(graph, feeds, given).outputs
+        for name, reference in exact.items():
+            error = np.abs(found[name] - reference).max()
+            assert error <= 1e-5 * np.abs(reference).max(), name
+
+
+def offered(case: tuple[Any, ...], ending: str = "") -> bool:
+    found = candidates_of(layer(case, ending), "conv2d", BATCH, 2)
+    return any(c.schedule["algorithm"] == "dft" for c in found)
+
+
+def test_it_is_offered_where_it_saves_arithmetic_and_the_bound_allows_it() -> None:
+    same = {"padding": "same"}
+    assert offered(((14, 14), 32, (5, 5), 64, same))
+    assert not offered(((14, 14), 32, (1, 1), 64, same))
+    assert not offered(((14, 14), 2, (5, 5), 2, same)), "transforms take more"
+    assert not offered(((14, 14), 32, (5, 5), 64, {**same, "groups": 2}))
+    assert not offered(((28, 28), 64, (5, 5), 64, same)), "the bound is too loose"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "reason"),
+    [
+        ({"algorithm": "dft", "images": 2, "filters": 7}, "7 filters .* divide its 20"),
+        ({"algorithm": "dft", "images": 2}, "wants .*'filters'"),
+        ({"algorithm": "dft", "images": 2, "filters": 0}, "positive filters, has 0"),
+    ],
+)
+def test_a_schedule_that_cannot_run_is_refused(schedule: Attrs, reason: str) -> None:
+    passes = scheduled("conv2d", schedule)
+    with pytest.raises(CompileError, match=reason):
+        compiled(layer(GEOMETRIES["same"]), BATCH, 1, passes)
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_the_emitted_transforms_are_those_of_the_algebra(pool: int) -> None:
+    """Outputs in the order of the pool's taps."""
+    rows, cols = Line(7, 3, 4, 2, 1, 1), Line(9, 2, 8, 1, 1, 0)
+    names: dict[str, Any] = {"np": np, "math": __import__("math")}
+    exec(DFT, names)
+    told = [
+        (a.size, a.taps, a.outputs, a.stride, a.dilation, a.before, a.points, pool)
+        for a in (rows, cols)
+    ]
+    forward, filters, back = matrices(Dft(rows, cols))
+    taps = back.reshape(4 // pool, pool, 8 // pool, pool, -1).transpose(1, 3, 0, 2, 4)
+    wanted = (forward, filters, taps.reshape(back.shape))
+    for found, matrix in zip(names["dft_matrices"](*told), wanted, strict=True):
+        assert found.dtype == np.float32
+        assert np.allclose(found, matrix, rtol=0, atol=1e-7)
