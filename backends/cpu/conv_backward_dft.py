@@ -7,19 +7,17 @@ of frequencies, before it becomes taps.
 """
 
 from convc.backends.base import Cost, Scratch
-from convc.backends.cpu.conv_algorithm import batched, tile_sizes, total
+from convc.backends.cpu.conv_algorithm import batched, total
 from convc.backends.cpu.conv_backward_plan import BackwardAlgorithm, BackwardPlan
 from convc.backends.cpu.conv_dft import (
-    IMAGES,
     check_dft,
     dft_of,
+    dft_schedules,
     emit_filters,
     emit_transforms,
     filters_cost,
-    filters_of,
     filters_scratch,
     products_cost,
-    serves,
 )
 from convc.backends.cpu.cost import gemm, passes
 from convc.backends.cpu.kernel import Kernel
@@ -36,13 +34,7 @@ class DftBackward(BackwardAlgorithm):
 
     def schedules(self, plan: BackwardPlan, batch: int, threads: int) -> list[Attrs]:
         """A few images per tile, and as many filters at once as the cache holds."""
-        g, share = plan.tiles, -(-batch // threads)
-        if not serves(g):
-            return []
-        return [
-            {"algorithm": self.name, "images": images, "filters": filters_of(g, images)}
-            for images in tile_sizes(min(IMAGES, share), share)
-        ]
+        return dft_schedules(plan.tiles, batch, threads)
 
     def check(self, kernel: Kernel, plan: BackwardPlan) -> None:
         """CompileError where its bound forbids it, or filters are left over."""

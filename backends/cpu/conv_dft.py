@@ -53,13 +53,7 @@ class DftProducts(ConvAlgorithm):
 
     def schedules(self, plan: ConvPlan, batch: int, threads: int) -> list[Attrs]:
         """A few images per tile, and as many filters at once as the cache holds."""
-        g, share = plan.tiles, -(-batch // threads)
-        if not serves(g):
-            return []
-        return [
-            {"algorithm": self.name, "images": images, "filters": filters_of(g, images)}
-            for images in tile_sizes(min(IMAGES, share), share)
-        ]
+        return dft_schedules(plan.tiles, batch, threads)
 
     def check(self, kernel: Kernel, plan: ConvPlan) -> None:
         """CompileError where its bound forbids it, or filters are left over."""
@@ -149,6 +143,17 @@ def serves(g: ConvTiles) -> bool:
     made = transforms + dft.products * g.c * g.k
     saves = made <= SAVING * outputs * g.kh * g.kw * g.c * g.k
     return bool(dft.pairs) and small and saves and admissible(dft, g.c)
+
+
+def dft_schedules(g: ConvTiles, batch: int, threads: int) -> list[Attrs]:
+    """A few images per tile, and as many filters at once as the cache holds."""
+    share = -(-batch // threads)
+    if not serves(g):
+        return []
+    return [
+        {"algorithm": "dft", "images": images, "filters": filters_of(g, images)}
+        for images in tile_sizes(min(IMAGES, share), share)
+    ]
 
 
 def filters_of(g: ConvTiles, images: int) -> int:
