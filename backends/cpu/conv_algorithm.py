@@ -1,20 +1,24 @@
-"""What an algorithm for forward convolution is: tiles, cost, scratch, lines."""
+"""What an algorithm for convolutions is, and a kernel that one of several computes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from convc.backends.base import Cost, Scratch
 from convc.backends.cpu.conv_plan import ConvPlan
-from convc.backends.cpu.cost import MACHINE
+from convc.backends.cpu.cost import MACHINE, traffic
+from convc.backends.cpu.emitter import Emitter
 from convc.backends.cpu.kernel import Kernel
 from convc.backends.source import Writer
 from convc.ir.graph import Attrs
 
+P = TypeVar("P")
+"""The parts of a kernel: a ``ConvPlan``, or a ``BackwardPlan``."""
 
-class ConvAlgorithm(ABC):
-    """One way to compute a conv2d, tile by tile, with the epilogue all ways share."""
+
+class Algorithm(ABC, Generic[P]):
+    """One way to compute the kernels of a family, tile by tile."""
 
     name: ClassVar[str]
     """What schedules call it."""
@@ -22,32 +26,88 @@ class ConvAlgorithm(ABC):
     """Whether results are the sums that define them: equal sums come out equal."""
 
     @abstractmethod
-    def schedules(self, plan: ConvPlan, batch: int, threads: int) -> list[Attrs]:
+    def schedules(self, plan: P, batch: int, threads: int) -> list[Attrs]:
         """The tiles worth trying; none where the algorithm cannot serve."""
 
     @abstractmethod
-    def cost(self, kernel: Kernel, plan: ConvPlan, m: int) -> Cost:
+    def cost(self, kernel: Kernel, plan: P, m: int) -> Cost:
         """The predicted cost of one tile of ``m`` images on one worker."""
 
-    def check(self, kernel: Kernel, plan: ConvPlan) -> None:
+    def check(self, kernel: Kernel, plan: P) -> None:
         """CompileError when the algorithm cannot run the kernel as it is scheduled."""
         return
 
-    def overhead(self, kernel: Kernel, plan: ConvPlan) -> Cost:
+    def overhead(self, kernel: Kernel, plan: P) -> Cost:
         """The cost for one worker that does not depend on the number of images."""
         return Cost()
 
     @abstractmethod
-    def scratch(self, kernel: Kernel, plan: ConvPlan) -> tuple[Scratch, ...]:
+    def scratch(self, kernel: Kernel, plan: P) -> tuple[Scratch, ...]:
         """Private memory of each worker."""
+
+    @abstractmethod
+    def emit(self, w: Writer, kernel: Kernel, plan: P) -> None:
+        """Write the body of the kernel's function."""
+
+
+class ConvAlgorithm(Algorithm[ConvPlan]):
+    """One way to compute a conv2d, with the epilogue that all ways share."""
 
     def sums_in_place(self, plan: ConvPlan) -> bool:
         """Whether products are added up where the results belong."""
         return False
 
+
+class ByAlgorithm(Emitter, Generic[P]):
+    """A family of kernels, each computed as its schedule says."""
+
+    algorithms: ClassVar[tuple[Algorithm[Any], ...]]
+
     @abstractmethod
-    def emit(self, w: Writer, kernel: Kernel, plan: ConvPlan) -> None:
+    def plan(self, kernel: Kernel) -> P:
+        """The kernel's parts; CompileError where they cannot be one kernel."""
+
+    def algorithm(self, kernel: Kernel) -> Algorithm[P]:
+        """The one that a scheduled kernel names."""
+        name = kernel.schedule["algorithm"]
+        return next(a for a in self.algorithms if a.name == name)
+
+    def schedules(self, kernel: Kernel, batch: int) -> list[Attrs]:
+        """The tiles of every algorithm that can serve."""
+        plan = self.plan(kernel)
+        found = [a.schedules(plan, batch, kernel.threads) for a in self.algorithms]
+        return [schedule for schedules in found for schedule in schedules]
+
+    def check(self, kernel: Kernel) -> None:
+        """CompileError when the kernel cannot run as it is scheduled."""
+        self.algorithm(kernel).check(kernel, self.plan(kernel))
+
+    def is_direct(self, kernel: Kernel) -> bool:
+        """Whether a scheduled kernel's results are the sums that define them."""
+        return self.algorithm(kernel).direct
+
+    def overhead(self, kernel: Kernel, plan: P) -> Cost:
+        """The cost for one worker that does not depend on the number of images."""
+        return self.algorithm(kernel).overhead(kernel, plan)
+
+    def cost(self, kernel: Kernel, batch: int) -> Cost:
+        """The predicted cost of a scheduled kernel."""
+        plan, algorithm = self.plan(kernel), self.algorithm(kernel)
+        return traffic(kernel, batch) + over_tiles(
+            lambda m: algorithm.cost(kernel, plan, m),
+            self.overhead(kernel, plan),
+            batch,
+            kernel.threads,
+            kernel.integer("images"),
+        )
+
+    def scratch(self, kernel: Kernel) -> tuple[Scratch, ...]:
+        """What the algorithm needs."""
+        return self.algorithm(kernel).scratch(kernel, self.plan(kernel))
+
+    def emit(self, w: Writer, kernel: Kernel) -> None:
         """Write the body of the kernel's function."""
+        self.algorithm(kernel).emit(w, kernel, self.plan(kernel))
 
 
 def tile_sizes(default: int, share: int) -> list[int]:

@@ -8,7 +8,12 @@ of frequencies, before it becomes taps.
 
 from convc.backends.base import Cost, Scratch
 from convc.backends.cpu.conv_algorithm import batched, total
-from convc.backends.cpu.conv_backward_plan import BackwardAlgorithm, BackwardPlan
+from convc.backends.cpu.conv_backward_plan import (
+    BackwardAlgorithm,
+    BackwardPlan,
+    emit_gradients_given,
+    emit_no_sums,
+)
 from convc.backends.cpu.conv_dft import (
     check_dft,
     dft_of,
@@ -100,8 +105,7 @@ class DftBackward(BackwardAlgorithm):
         emit_transforms(w, g)
         if plan.dx:
             emit_filters(w, kernel, plan.dx.operands[1], g)
-        sums = [n for n, p in (("dw", plan.dw), ("db", plan.bias)) if p]
-        w.steps(*(f"{name}.fill(0)" for name in sums))
+        emit_no_sums(w, plan)
         w(f"for i, m in pieces(*share(n, t), {kernel.integer('images')}):")
         w.depth += 1
         w(f"p = {kernel.private('p', dft.count, g.k, 'm')}")
@@ -123,12 +127,7 @@ class DftBackward(BackwardAlgorithm):
 def _emit_operands(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
     """Bind what is read and written, pixels in one dimension."""
     g = plan.tiles
-    small = (g.rows * g.cols, g.k, "n")
-    w(f"dy = {kernel.mem(plan.source, *small)}")
-    if plan.relu:
-        w(f"y = {kernel.mem(plan.relu.operands[0], *small)}")
-    if plan.pool:
-        w(f"index = {kernel.mem(plan.pool.operands[0], *small)}")
+    emit_gradients_given(w, kernel, plan, g.rows * g.cols, g.k, "n")
     if plan.dw:
         w(f"x = {kernel.mem(plan.dw.operands[0], g.h * g.w, g.c, 'n')}")
         w(f"dw, product = {kernel.private('dw', 2, g.kh * g.kw, g.c, g.k)}")

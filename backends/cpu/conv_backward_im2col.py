@@ -6,7 +6,12 @@ gradient is made as windows, which are then folded back onto the image.
 
 from convc.backends.base import Cost, Scratch
 from convc.backends.cpu.conv_algorithm import tile_sizes
-from convc.backends.cpu.conv_backward_plan import BackwardAlgorithm, BackwardPlan
+from convc.backends.cpu.conv_backward_plan import (
+    BackwardAlgorithm,
+    BackwardPlan,
+    emit_gradients_given,
+    emit_no_sums,
+)
 from convc.backends.cpu.conv_tiles import shifts_of
 from convc.backends.cpu.cost import gemm, passes
 from convc.backends.cpu.kernel import Kernel
@@ -76,11 +81,7 @@ class Im2colBackward(BackwardAlgorithm):
 
     def emit(self, w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
         """Write the body of the kernel's function up to the sums of all workers."""
-        w(f"dy = {kernel.mem(plan.source)}")
-        if plan.relu:
-            w(f"y = {kernel.mem(plan.relu.operands[0])}")
-        if plan.pool:
-            w(f"index = {kernel.mem(plan.pool.operands[0])}")
+        emit_gradients_given(w, kernel, plan)
         if plan.dw:
             w(f"x = {kernel.mem(plan.dw.operands[0])}")
             w(f"dw, product = {kernel.private('dw')}")
@@ -96,8 +97,7 @@ class Im2colBackward(BackwardAlgorithm):
                 w(f"w = {kernel.mem(weights, g.depth, g.k)}")
         if plan.bias:
             w(f"db, tile_db = {kernel.private('db')}")
-        sums = [n for n, p in (("dw", plan.dw), ("db", plan.bias)) if p]
-        w.steps(*(f"{name}.fill(0)" for name in sums))
+        emit_no_sums(w, plan)
         w(f"for i, m in pieces(*share(n, t), {kernel.integer('images')}):")
         w.depth += 1
         self._emit_gradient(w, kernel, plan)

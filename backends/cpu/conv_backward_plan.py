@@ -1,14 +1,12 @@
 """The parts of a convolution's backward kernel, and what a way to compute it is."""
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
-from convc.backends.base import Cost, Scratch
+from convc.backends.cpu.conv_algorithm import Algorithm
 from convc.backends.cpu.conv_tiles import ConvTiles, conv_tiles
 from convc.backends.cpu.kernel import Kernel
 from convc.backends.source import Writer
-from convc.ir.graph import Attrs, Node, Value
+from convc.ir.graph import Node, Value
 
 PARTS = (
     "relu_grad",
@@ -73,37 +71,25 @@ def backward_plan(kernel: Kernel) -> BackwardPlan:
     return BackwardPlan(relu, pool, bias, dw, dx, source, tiles)
 
 
-class BackwardAlgorithm(ABC):
-    """One way to compute the gradients, tile by tile, for the sums that all ways share.
+class BackwardAlgorithm(Algorithm[BackwardPlan]):
+    """One way to compute the gradients; all ways share the sums over the workers.
 
     It leaves each worker's sums in the scratch ``dw`` and ``db``.
     """
 
-    name: ClassVar[str]
-    """What schedules call it."""
-    direct: ClassVar[bool] = True
-    """Whether results are the sums that define them."""
 
-    @abstractmethod
-    def schedules(self, plan: BackwardPlan, batch: int, threads: int) -> list[Attrs]:
-        """The tiles worth trying; none where the algorithm cannot serve."""
+def emit_gradients_given(
+    w: Writer, kernel: Kernel, plan: BackwardPlan, *dims: object
+) -> None:
+    """Bind dy, y and index: what the gradient dz is made from, as it is stored."""
+    w(f"dy = {kernel.mem(plan.source, *dims)}")
+    if plan.relu:
+        w(f"y = {kernel.mem(plan.relu.operands[0], *dims)}")
+    if plan.pool:
+        w(f"index = {kernel.mem(plan.pool.operands[0], *dims)}")
 
-    @abstractmethod
-    def cost(self, kernel: Kernel, plan: BackwardPlan, m: int) -> Cost:
-        """The predicted cost of one tile of ``m`` images on one worker."""
 
-    def check(self, kernel: Kernel, plan: BackwardPlan) -> None:
-        """CompileError when the algorithm cannot run the kernel as it is scheduled."""
-        return
-
-    def overhead(self, kernel: Kernel, plan: BackwardPlan) -> Cost:
-        """The cost for one worker that does not depend on the number of images."""
-        return Cost()
-
-    @abstractmethod
-    def scratch(self, kernel: Kernel, plan: BackwardPlan) -> tuple[Scratch, ...]:
-        """Private memory of each worker."""
-
-    @abstractmethod
-    def emit(self, w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
-        """Write the body of the kernel's function up to the sums of all workers."""
+def emit_no_sums(w: Writer, plan: BackwardPlan) -> None:
+    """Begin each worker's sums with zeros."""
+    sums = [n for n, p in (("dw", plan.dw), ("db", plan.bias)) if p]
+    w.steps(*(f"{name}.fill(0)" for name in sums))

@@ -41,10 +41,7 @@ def tried(
 
 
 def wrong(graph: Graph, only: Sequence[str] = ()) -> list[str]:
-    """What is wrong with any algorithm; whole numbers must come out exactly.
-
-    But for Fourier's transforms, which are held to the bounds of their schedule.
-    """
+    """What is wrong with any algorithm; whole numbers must come out exactly."""
     found = []
     for threads, n in SETTINGS:
         tests = []
@@ -52,12 +49,9 @@ def wrong(graph: Graph, only: Sequence[str] = ()) -> list[str]:
             feeds, given = inputs_for(graph, n, whole), parameters_for(graph, whole)
             tests.append((feeds, given, bounded(graph, feeds, given)))
         for name, program in tried(graph, threads, only):
-            for feeds, given, direct in (*tests, *tests):
+            for feeds, given, bounds in (*tests, *tests):
                 program.load(given)
                 result = ran(program, feeds)
-                bounds = direct
-                if "'dft'" in name:
-                    bounds = bounded(program.graph, feeds, given)
                 found += [f"{name}: {f}" for f in faults(graph, bounds, result)]
     return found
 
