@@ -106,8 +106,13 @@ lockfile_option = click.option(
 """--lockfile, which is in force while the command runs."""
 
 
-def _use_precision(ctx: click.Context, _: click.Parameter, name: str) -> None:
-    ctx.meta[_PRECISION] = name
+def _kept_as(key: str) -> Callable[[click.Context, click.Parameter, object], None]:
+    """A callback that keeps an option's value in click's context."""
+
+    def keep(ctx: click.Context, _: click.Parameter, value: object) -> None:
+        ctx.meta[key] = value
+
+    return keep
 
 
 _PRECISION = "convc.precision"
@@ -117,32 +122,23 @@ precision_option = click.option(
     default="fp32",
     show_default=True,
     expose_value=False,
-    callback=_use_precision,
+    callback=_kept_as(_PRECISION),
     help="What products are computed in, and values stored as.",
 )
 """--precision, which ``load_model`` gives the model."""
-
-
-def _use_exact(ctx: click.Context, _: click.Parameter, exact: bool) -> None:
-    ctx.meta[_EXACT] = exact
-
 
 _EXACT = "convc.exact"
 exact_option = click.option(
     "--exact",
     is_flag=True,
     expose_value=False,
-    callback=_use_exact,
+    callback=_kept_as(_EXACT),
     help="Compute convolutions as sums alone, none by transforms.",
 )
 """--exact, which ``load_model`` gives the model."""
 
 _INTERPRET = "convc.interpret"
 """Where click's context keeps that --interpret was given."""
-
-
-def _note_interpret(ctx: click.Context, _: click.Parameter, given: bool) -> None:
-    ctx.meta[_INTERPRET] = given
 
 
 def _backend(ctx: click.Context, parameter: click.Parameter, name: str) -> str:
@@ -168,7 +164,7 @@ backend_option = options(
         is_flag=True,
         is_eager=True,  # before --backend, which asks for it
         expose_value=False,
-        callback=_note_interpret,
+        callback=_kept_as(_INTERPRET),
         help="Run Triton's kernels on the CPU, slowly, in its interpreter.",
     ),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class Settings:
     exact: bool = False
 
 
-_ONCE = {"precision": "fp32", "augment": repr(UNCHANGED), "exact": False}
+_ONCE = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
 """What runs were whose checkpoints do not say it."""
 
 _MAY_CHANGE = ("backend", "threads")
