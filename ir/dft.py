@@ -51,7 +51,7 @@ class Line:
         """The size of the circular transform."""
         last = self.stride * (self.outputs - 1) + self.dilation * (self.taps - 1)
         reached = last - self.before + 1
-        return max(self.size + self.before, reached, self.size)
+        return max(self.size + self.before, reached)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from convc.ir.dft import Array, Dft, Line, matrices, products_of
+from convc.ir.dft import Array, Dft, Line, matrices, products_of, roundings
 from convc.ir.ops.conv import conv_axes
 from convc.ir.rounding_base import Outcome, Site, Sum
 
@@ -22,8 +22,8 @@ def by_frequencies(site: Site, outcome: Outcome) -> Outcome:
     What errors of the operands do to the result is the same, as the algebra is.
     """
     assert isinstance(outcome, Sum)
-    mass, roundings = _MASSES[site.node.op](site)
-    return replace(outcome, mass=mass, roundings=roundings, grid=0.0)
+    mass, count = _MASSES[site.node.op](site)
+    return replace(outcome, mass=mass, roundings=count, grid=0.0)
 
 
 def _dft(site: Site, x: tuple[int, ...], w: tuple[int, ...]) -> Dft:
@@ -58,10 +58,11 @@ def _forward(site: Site) -> tuple[Array, int]:
     taps = w.reshape(-1, *w.shape[2:])
     made = products_of(dft, _through(filters, taps), _through(forward, _image(x)))
     mass = _through(back, made).transpose(2, 0, 1).reshape(site.value.shape)
-    return mass, forward.shape[1] + len(taps) + 2 * x.shape[-1] + dft.count + 3
+    return mass, roundings(dft, x.shape[-1])
 
 
 def _input_gradient(site: Site) -> tuple[Array, int]:
+    """Through the transposed blocks, whose magnitudes are those of the blocks."""
     dz, w = (a.size for a in site.args)
     dft = _dft(site, site.value.shape, w.shape)
     forward, filters, back = _magnitudes(dft)
