@@ -7,7 +7,8 @@ from convc.backends.cpu.backend import NumpyBackend
 from convc.ir.errors import CompileError
 
 BACKENDS = ("numpy", "triton")
-"""Every backend by the name users give; a device may follow: ``triton:sm_90``."""
+"""Every backend that compiles, by the name users give; a device may follow:
+``triton:sm_90``."""
 
 
 @cache
@@ -20,4 +21,10 @@ def backend_named(name: str) -> Backend:
         from convc.backends.gpu.backend import TritonBackend
 
         return TritonBackend(*filter(None, [device]))
+    if kind == "torch":
+        raise CompileError(
+            "the torch backend takes a graph as traced, and knows none of our passes, "
+            "schedules or plans; convc compile writes its file, convc compare and "
+            "convc bench run it"
+        )
     raise CompileError(f"unknown backend {name!r}, known: {', '.join(BACKENDS)}")

@@ -22,10 +22,23 @@ def add_gradients(
     """
     if of.type.shape != () or not of.type.dtype.is_float:
         raise CompileError(f"only a float scalar has a gradient, {of} is {of.type}")
+    b.locs = next((n.locs for n in b.nodes if of in n.results), ())
+    return pull_back(b, [(of, b.constant(1.0, of.type))], with_respect_to)
+
+
+def pull_back(
+    b: GraphBuilder,
+    cotangents: Sequence[tuple[Value, Value]],
+    with_respect_to: Sequence[Value],
+) -> list[Value | None]:
+    """Append nodes for the adjoint of the graph so far; None where it is zero.
+
+    ``cotangents`` are values of it, each with the gradient that reaches it.
+    CompileError as ``add_gradients``.
+    """
     forward = list(b.nodes)
     needed = _depends_on(forward, {v.name for v in with_respect_to})
-    b.locs = next((n.locs for n in forward if of in n.results), ())
-    totals: dict[str, Value] = {of.name: b.constant(1.0, of.type)}
+    totals = {value.name: cotangent for value, cotangent in cotangents}
     for node in reversed(forward):
         if not needed.intersection(v.name for v in node.operands):
             continue

@@ -95,6 +95,13 @@ class Step:
     passes: tuple[Pass, ...]
     kind: str = "program"
 
+    def traced(self) -> Graph:
+        """The graph that PyTorch and others are given: no dropout but in training."""
+        if self.kind == "training":
+            return self.graph
+        context = Context(backend_named("numpy"), 1, 1)
+        return run_passes(self.graph, (EVALUATE_ONLY,), context)[-1].graph
+
     def stages(
         self,
         backend: str = "numpy",

@@ -5,6 +5,7 @@ Exit codes: 0, 1 for what went wrong, 2 for a command that cannot be meant, 130 
 Ctrl-C.
 """
 
+from convc.cli.compare import compare
 from convc.cli.doctor import doctor
 from convc.cli.explain import explain, plan
 from convc.cli.group import CommandGroup
@@ -46,6 +47,7 @@ for command in (
     tune,
     bisect,
     audit,
+    compare,
     doctor,
 ):
     main.add_command(command)

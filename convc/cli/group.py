@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -136,6 +137,12 @@ exact_option = click.option(
     help="Compute convolutions as sums alone, none by transforms.",
 )
 """--exact, which ``load_model`` gives the model."""
+
+
+def asked_exact() -> bool:
+    """Whether --exact was given to the command."""
+    return bool(click.get_current_context().meta.get(_EXACT, False))
+
 
 _INTERPRET = "convc.interpret"
 """Where click's context keeps that --interpret was given."""
@@ -329,6 +336,17 @@ def step_named(model: Model, name: str) -> Step:
     if name == "training":
         return model.training_step()
     return model.evaluation_step() if name == "evaluation" else model.inference()
+
+
+@contextmanager
+def working() -> Iterator[Callable[[str], None]]:
+    """Shows what is being done, as it is told, if stderr is a terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True)
+    with console.status("", spinner="line") as line:
+        yield lambda what: line.update(escape(what))
 
 
 def print_table(table: Any, spare: Sequence[str] = ()) -> None:

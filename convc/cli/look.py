@@ -65,13 +65,24 @@ def compile_command(
     threads: int | None,
     input_type: str | None,
 ) -> None:
-    """Write a model's emitted programs, IR and memory plans."""
+    """Write a model's emitted programs, IR and memory plans.
+
+    For the backend torch, the network as a module of PyTorch.
+    """
+    from convc.backends.torch.emit import emit_torch
     from convc.cli.folder import program_files, write_folder
+    from convc.engines import family
 
     loaded = load_model(model, input_type)
     files: dict[str, str] = {}
     lines = []
     for name in ("training", "inference") if step == "both" else (step,):
+        if family(backend) == "torch":
+            source = emit_torch(step_named(loaded, name).traced(), batch)
+            files[f"{name}.py"] = source
+            length = len(source.splitlines())
+            lines.append(f"{output / name}.py  {length} lines")
+            continue
         program = step_named(loaded, name).compile(
             backend=backend, batch=batch, threads=threads, check=check
         )

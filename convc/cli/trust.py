@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,11 +20,10 @@ from convc.cli.group import (
     print_table,
     step_named,
     step_option,
+    working,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from rich.table import Table
 
     from convc.trust.audit import Row
@@ -91,7 +89,7 @@ def bisect(
         batch=batch,
         threads=threads,
     )
-    with _working() as tell:
+    with working() as tell:
         search = Search(step_named(loaded, step), backend, batch, threads, whole, tell)
         finding = search.run()
     if finding is None:
@@ -106,24 +104,13 @@ def bisect(
     sys.exit(1)
 
 
-@contextmanager
-def _working() -> Iterator[Callable[[str], None]]:
-    """Shows what is being done, as it is told, if stderr is a terminal."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console(stderr=True)
-    with console.status("", spinner="line") as line:
-        yield lambda what: line.update(escape(what))
-
-
 def _between(one: Path, other: Path) -> None:
     """Compare two stages; exit code 1 where they part."""
     from convc.stage_file import read_stage
     from convc.trust.bisect import between
     from convc.trust.finding import Finding
 
-    with _working() as tell:
+    with working() as tell:
         tell("two stages")
         found = between(read_stage(one), read_stage(other))
     if isinstance(found, Finding):
@@ -163,7 +150,7 @@ def audit(
 
     backend = targeted(backend)
     graph, rows = load_model(model, input_type).training_step().graph, []
-    with _working() as tell:
+    with working() as tell:
         tell("kernels of the first layer")
         for row in Audit(graph, backend, threads).rows():
             rows.append(row)

@@ -1,0 +1,1 @@
+"""The torch backend: a graph as PyTorch calls, to compare with."""
