@@ -33,7 +33,7 @@ help:
 	@echo "make test-triton"
 	@echo "             run those of the Triton backend on triton $(OLD_TRITON)"
 	@echo "make lint    check style, types and the boundaries between packages"
-	@echo "make bench   time a training step against PyTorch"
+	@echo "make bench   race two_conv against PyTorch and what else is installed"
 	@echo "make venv    make the environment in $(VENV) and install convc in it"
 	@echo "make clean   remove the environment and everything built"
 	@echo
@@ -72,7 +72,7 @@ imports:
 	cd build/imports && $(abspath $(BIN))/lint-imports --no-cache --no-logo --config ../../pyproject.toml
 
 bench: $(VENV)/.test-installed
-	@$(BIN)/python benchmarks/train_step.py $(ARGS)
+	@$(BIN)/python -m convc bench two_conv --inference 1,128 --rounds 5 $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage

@@ -14,9 +14,11 @@ import sys
 from pathlib import Path
 
 import click
-from conditions import conditions, keep
+from keeping import keep
 from rich.console import Console
 from rich.table import Table
+
+from convc.conditions import conditions
 
 NETWORKS = ("two_conv", "four_conv", "strided")
 STEPS = ("training", "inference")

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from conditions import conditions, write
 from gpu_layers import DIRECTIONS, SMALL, goal_of, label, resnet50
 from gpu_networks import GRAPH
 from gpu_report import goals_of, tables
@@ -15,9 +14,11 @@ from gpu_rivals import COMPILED, RIVALS
 from gpu_tests import run_tests
 from gpu_timing import backend_for, gpu_of
 from gpu_workers import Ahead, Job, Worker
+from keeping import write
 from rich.console import Console
 from seed_networks import SEED_NETWORKS
 
+from convc.conditions import conditions
 from convc.engines.device import ready
 from convc.ir.errors import CompileError
 from convc.networks import NETWORKS

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from conditions import conditions, keep, write
+from keeping import keep, write
 from rich.console import Console
 from rich.progress import track
 from seed_networks import SEED_NETWORKS
 
+from convc.conditions import conditions
 from convc.model import Model
 from convc.networks import NETWORKS
 from convc.tuning import Task, Trial, tasks_of, tune, turns

@@ -24,10 +24,11 @@ from statistics import mean, median
 from time import perf_counter
 from typing import Any
 
-from conditions import conditions, write
+from keeping import write
 
 from convc.backends import backend_named
 from convc.cli.group import limited
+from convc.conditions import conditions
 from convc.data.cache import user_cache
 from convc.data.choice import load_for
 from convc.files import write_atomically

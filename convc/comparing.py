@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import median
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import networkx as nx
 import numpy as np
@@ -35,8 +35,9 @@ from convc.ir.graph import Graph
 from convc.ir.ops import OPS
 from convc.ir.ops.base import Array
 from convc.ir.rounding import Bounds, bounded
+from convc.loading import load_model
 from convc.lockfile import VARIABLE
-from convc.passes.canonicalize import CANONICALIZE
+from convc.passes.canonicalize import CANONICALIZE, drop_dead
 from convc.passes.commute_relu import COMMUTE_RELU
 from convc.passes.fold_padding import FOLD_PADDING
 from convc.passes.manager import Pass
@@ -126,6 +127,7 @@ def blocks_of(model: Model) -> Iterator[Block]:
     images = {v.name for v in graph.inputs}
     for layer, nodes in blocks(graph):
         part = window(graph, [n.name for n in nodes])
+        part = drop_dead(replace(part, updates=()))
         names = dict.fromkeys(layer_of(loc) for n in nodes for loc in n.locs)
         others = tuple(name for name in names if name != layer)
         yield Block(layer, others, part, *_joint(part, images))
@@ -135,8 +137,7 @@ def _joint(
     part: Graph, images: set[str]
 ) -> tuple[Graph, dict[str, str], dict[str, dict[str, str]]]:
     """A part with the adjoint of its rules, and the names that ``Block`` wants."""
-    passes = tuple(p for p in _BEFORE)
-    graph = Step(replace(part, updates=()), passes).stages(batch=1, threads=1)[-1].graph
+    graph = Step(part, _BEFORE).stages(batch=1, threads=1)[-1].graph
     b = GraphBuilder(graph.name, graph)
     results = [(k, v) for k, v in graph.outputs if v.type.dtype.is_float]
     cotangents = {k: f"cotangent/{k}" for k, _ in results}
@@ -191,15 +192,7 @@ class Job:
 
     def blocks(self) -> list[Block]:
         """The model's blocks, traced again."""
-        from convc.model import Fed, Model, inputs_of
-        from convc.networks import load_network
-
-        network, name = load_network(self.model)
-        inputs: dict[str, Any] = inputs_of(network)
-        if self.input_type is not None:
-            image = next(k for k, kind in inputs.items() if not isinstance(kind, Fed))
-            inputs[image] = self.input_type
-        return list(blocks_of(Model(network, name=name, **inputs)))
+        return list(blocks_of(load_model(self.model, self.input_type)))
 
     @property
     def workers(self) -> int:
@@ -346,13 +339,12 @@ class InTorch(Contender):
         from convc.engines.torch_engine import TorchNetwork
 
         few, threads = min(IMAGES, self.job.batch), self.job.workers
-        forward = replace(block.traced, updates=())
-        network = TorchNetwork(forward, self.backend, self.job.batch, threads)
+        network = TorchNetwork(block.traced, self.backend, self.job.batch, threads)
         inputs, parameters = Samples(whole=False, batch=few).of(block.joint)
         network.load(parameters)
         given, held = _held(block.joint, inputs), _held(block.joint, parameters)
         bounds = bounded(block.joint, given, held)
-        own = _held(forward, inputs)
+        own = _held(block.traced, inputs)
         made = dict(network(**own))
         for direction in block.directions[1:]:
             _, arrays = network.gradients(own, *self._asked(block, direction, inputs))
@@ -360,7 +352,9 @@ class InTorch(Contender):
             made |= {name: arrays[leaf] for name, leaf in leaves.items()}
         found = {}
         for direction in block.directions:
-            names = block.gradients.get(direction) or [k for k, _ in forward.outputs]
+            names = [*block.gradients.get(direction, ())] or [
+                k for k, _ in block.traced.outputs
+            ]
             found[direction] = worst(made, _only(bounds, names)), ""
         self._timed(block, network)
         return found

@@ -7,7 +7,6 @@ as convc's programs would reach them: NumPy calls, one BLAS thread for each of o
 """
 
 import json
-import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from convc.conditions import processor
 from convc.data.cache import user_cache
 from convc.engines import family
 from convc.program import Program
@@ -74,7 +74,7 @@ def machine_peaks(threads: int, again: bool = False) -> Peaks:
     cannot be written does no harm.
     """
     file = user_cache() / "peaks.json"
-    key = f"{_processor()}, numpy {np.__version__}, {threads} threads"
+    key = f"{processor()}, numpy {np.__version__}, {threads} threads"
     kept = _kept(file)
     if again or key not in kept:
         kept[key] = measure_peaks(threads)
@@ -130,16 +130,6 @@ def _rate(
         list(pool.map(run, probes))
         best = min(best, perf_counter() - start)
     return work * calls * threads / best
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it, else its architecture."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            key, _, name = line.partition(":")
-            if key.strip() == "model name":
-                return name.strip()
-    return platform.processor() or platform.machine()
 
 
 def _kept(file: Path) -> dict[str, Peaks]:

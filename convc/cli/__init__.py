@@ -5,6 +5,7 @@ Exit codes: 0, 1 for what went wrong, 2 for a command that cannot be meant, 130 
 Ctrl-C.
 """
 
+from convc.cli.bench import bench
 from convc.cli.compare import compare
 from convc.cli.doctor import doctor
 from convc.cli.explain import explain, plan
@@ -48,6 +49,7 @@ for command in (
     bisect,
     audit,
     compare,
+    bench,
     doctor,
 ):
     main.add_command(command)

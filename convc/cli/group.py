@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from convc import __version__
-from convc.ir.errors import ConvcError, ModelError
+from convc.ir.errors import ConvcError
 
 if TYPE_CHECKING:
     from convc.data.augment import Augmentation
@@ -305,30 +305,14 @@ def limited(splits: Splits, limit: int | None, test_limit: int | None) -> Splits
 def load_model(spec: str, input_type: str | None = None) -> Model:
     """The model that MODEL names, in the command's --precision and --exact.
 
-    ``input_type`` is the type of its image, if not what the network says. ModelError
-    if there is none, or where the network's own code raises an exception.
+    ModelError as ``loading.load_model``.
     """
-    from convc.model import Fed, Model, inputs_of
-    from convc.networks import failure, load_network
-    from convc.places import file_of
+    from convc import loading
 
-    network, name = load_network(spec)
     context = click.get_current_context(silent=True)
     meta = context.meta if context else {}
     precision, exact = meta.get(_PRECISION, "fp32"), meta.get(_EXACT, False)
-    inputs: dict[str, Any] = inputs_of(network)
-    if input_type is not None:
-        image = next(k for k, kind in inputs.items() if not isinstance(kind, Fed))
-        inputs[image] = input_type
-    model = Model(network, name=name, precision=precision, exact=exact, **inputs)
-    try:
-        _ = model.graph  # a mistake is reported before anything is done
-    except ConvcError:
-        raise
-    except Exception as error:
-        wrong = failure(error, file_of(network))
-        raise ModelError(f"{name} failed: {wrong}") from error
-    return model
+    return loading.load_model(spec, input_type, precision, exact)
 
 
 def step_named(model: Model, name: str) -> Step:

@@ -149,19 +149,24 @@ class TorchNetwork:
             gradient = gradient.permute(back)
         return np.array(gradient.detach().numpy())
 
+    def inferred(self, tensors: Sequence[Any]) -> Sequence[Any]:
+        """The outputs as tensors, in inference mode."""
+        with self._torch.inference_mode():
+            made: Sequence[Any] = self.call(*tensors)
+        return made
+
     def training(
-        self, rule: Optimizer, inputs: Mapping[str, Array]
+        self, rule: Optimizer, inputs: Mapping[str, Array], fused: bool = True
     ) -> Callable[[Mapping[str, Array]], float]:
         """A training step on inputs that stay, but for those it is given; the loss.
 
-        The optimizer is PyTorch's own in one fused kernel, its learning rate that of
-        the first step.
+        The optimizer is PyTorch's own, if ``fused`` in one kernel for all parameters.
         """
         kept = dict(
             zip((v.name for v in self._graph.inputs), self.tensors(inputs), strict=True)
         )
         trained = [p for p in self.network.parameters() if p.requires_grad]
-        optimizer = _optimizer(self._torch, rule, trained)
+        optimizer = _optimizer(self._torch, rule, trained, fused)
         at = [name for name, _ in self._graph.outputs].index("loss")
         self.network.train()
 
@@ -182,8 +187,8 @@ def _named(graph: Graph, made: Sequence[Any]) -> dict[str, Array]:
     return {k: np.array(t.detach().numpy()) for k, t in zip(names, made, strict=True)}
 
 
-def _optimizer(torch: Any, rule: Optimizer, weights: Sequence[Any]) -> Any:
-    """PyTorch's optimizer for a rule, fused.
+def _optimizer(torch: Any, rule: Optimizer, weights: Sequence[Any], fused: bool) -> Any:
+    """PyTorch's optimizer for a rule.
 
     CompileError for a learning rate that is no number.
     """
@@ -192,7 +197,7 @@ def _optimizer(torch: Any, rule: Optimizer, weights: Sequence[Any]) -> Any:
             f"torch is timed with a learning rate that is a number, not with "
             f"{rule.learning_rate!r}"
         )
-    options = {"lr": float(rule.learning_rate), "fused": True}
+    options = {"lr": float(rule.learning_rate), "fused": fused or None}
     spared = [w for w in weights if w.dim() < MATRIX and not rule.decay_biases]
     others = [w for w in weights if all(w is not s for s in spared)]
     groups = [
