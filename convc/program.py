@@ -164,6 +164,18 @@ class Program:
         medians = (float(np.median(own)) for own in times)
         return {k.node: m for k, m in zip(self.kernels, medians, strict=True)}
 
+    def spans(self, rounds: int = 5, n: int | None = None) -> Array:
+        """When each worker began and ended each kernel, in steps on ``n`` images.
+
+        Seconds [step, kernel, worker, 2] of one clock. Parameters are put back as they
+        were.
+        """
+        images, before = self._images(n), self.state()
+        try:
+            return self.engine.spans(rounds, images)
+        finally:
+            self.load(before)
+
     def stepwise(self, n: int | None = None) -> Iterator[EmittedKernel]:
         """A step one kernel at a time, in this thread; yields each when it has run."""
         steps = self.engine.stepwise(self._images(n))

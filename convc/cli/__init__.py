@@ -11,6 +11,7 @@ from convc.cli.doctor import doctor
 from convc.cli.explain import explain, plan
 from convc.cli.group import CommandGroup
 from convc.cli.look import compile_command, summary
+from convc.cli.profile import profile
 from convc.cli.race import race
 from convc.cli.report import report
 from convc.cli.resources import resources
@@ -50,6 +51,7 @@ for command in (
     audit,
     compare,
     bench,
+    profile,
     doctor,
 ):
     main.add_command(command)

@@ -75,6 +75,13 @@ class Engine(Protocol):
         """The seconds of each kernel in each of several steps, which do update."""
         ...
 
+    def spans(self, rounds: int, n: int) -> Array:
+        """When each worker began and ended each kernel in steps one after the other.
+
+        Seconds [step, kernel, worker, 2] of one clock. The steps do update.
+        """
+        ...
+
     def stepwise(self, n: int) -> Iterator[None]:
         """A step one kernel at a time; yields when each has run."""
         ...

@@ -69,6 +69,12 @@ class Device(Protocol):
         """How long each group takes, in each of the rounds; one round after another."""
         ...
 
+    def spans(
+        self, groups: Sequence[Sequence[Call]], rounds: int
+    ) -> list[tuple[float, float]]:
+        """When each group began and ended, all groups in a row, after one such row."""
+        ...
+
 
 class Interpreted:
     """Triton's interpreter: the program's memory is the host's."""
@@ -119,14 +125,20 @@ class Interpreted:
 
     def seconds(self, groups: Sequence[Sequence[Call]], rounds: int) -> list[float]:
         """By the host's clock."""
-        times = []
+        return [end - begin for begin, end in self.spans(groups, rounds)]
+
+    def spans(
+        self, groups: Sequence[Sequence[Call]], rounds: int
+    ) -> list[tuple[float, float]]:
+        """By the host's clock; nothing needs to be warm."""
+        found = []
         for _ in range(rounds):
             for calls in groups:
                 began = perf_counter()
                 for call in calls:
                     call()
-                times.append(perf_counter() - began)
-        return times
+                found.append((began, perf_counter()))
+        return found
 
 
 class Cuda:
@@ -192,6 +204,26 @@ class Cuda:
                 marks.append((begin, end))
         self.wait()
         return [a.elapsed_time(b) / 1e3 for a, b in marks[len(groups) :]]
+
+    def spans(
+        self, groups: Sequence[Sequence[Call]], rounds: int
+    ) -> list[tuple[float, float]]:
+        """By events between launches, which are queued faster than they run."""
+        cuda, marks = self._torch.cuda, []
+        for _ in range(rounds + 1):
+            for calls in groups:
+                begin, end = (cuda.Event(enable_timing=True) for _ in range(2))
+                begin.record()
+                for call in calls:
+                    call()
+                end.record()
+                marks.append((begin, end))
+        self.wait()
+        first = marks[0][0]
+        return [
+            (first.elapsed_time(a) / 1e3, first.elapsed_time(b) / 1e3)
+            for a, b in marks[len(groups) :]
+        ]
 
 
 def architecture(name: str) -> str:

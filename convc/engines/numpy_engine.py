@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from time import perf_counter
 from typing import Any
 
@@ -64,31 +64,37 @@ class NumpyEngine:
         return None
 
     def kernel_seconds(self, rounds: int, n: int) -> list[list[float]]:
-        """Times of kernels; the clock is read where all workers wait for each other.
+        """Times of kernels, from the first worker's begin to the last one's end."""
+        spans = self.spans(rounds, n)
+        times = spans[..., 1].max(axis=2) - spans[..., 0].min(axis=2)
+        return [list(map(float, kernel)) for kernel in times.T]
 
-        So a kernel takes as long as its slowest worker.
-        """
-        emitted, stamps = self.emitted, list[float]()
+    def spans(self, rounds: int, n: int) -> Array:
+        """Each worker reads the clock before and after its part of a kernel."""
+        emitted = self.emitted
+        stamps: list[list[float]] = [[] for _ in range(self._arena.threads)]
         steps = []
-        for worker in range(self._arena.threads):
-            mark = [lambda: stamps.append(perf_counter())] if not worker else []
-            calls = [emitted.barrier.wait, *mark]
+        for worker, own in enumerate(stamps):
+            mark, calls = partial(_note, own), list[Any]()
             for kernel in self.functions:
                 made = kernel(emitted.memory, n, worker)
-                calls += [emitted.barrier.wait if c is None else c for c in made]
-                calls += [emitted.barrier.wait, *mark]
+                calls += [
+                    mark,
+                    *(emitted.barrier.wait if c is None else c for c in made),
+                ]
+                calls += [mark, emitted.barrier.wait]
             steps.append(calls)
-        own = emitted.steps.get(n)
+        usual = emitted.steps.get(n)
         emitted.steps[n] = steps
         try:
             for _ in range(rounds + 1):  # the first round warms the caches up
                 emitted.run(n)
         finally:
             emitted.steps.pop(n)
-            if own is not None:
-                emitted.steps[n] = own
-        times = np.diff(np.reshape(stamps, (rounds + 1, -1)), axis=1)[1:]
-        return [list(map(float, kernel)) for kernel in times.T]
+            if usual is not None:
+                emitted.steps[n] = usual
+        shape = (len(stamps), rounds + 1, len(self.functions), 2)
+        return np.reshape(stamps, shape)[:, 1:].transpose(1, 2, 0, 3)
 
     def stepwise(self, n: int) -> Iterator[None]:
         """A step in this thread; up to each barrier the workers take turns."""
@@ -116,6 +122,11 @@ class NumpyEngine:
     def forget(self) -> None:
         """Fill the arena."""
         self.emitted.memory.bytes.fill(255)
+
+
+def _note(stamps: list[float]) -> None:
+    """Note the time."""
+    stamps.append(perf_counter())
 
 
 def _take_turns(workers: list[list[Any]]) -> None:
