@@ -21,6 +21,7 @@ from convc.conditions import conditions
 from convc.ir.errors import RunError
 from convc.rivals import RIVALS
 from convc.rivals.base import Task
+from convc.rivals.ours import PROCESSES
 from convc.roofline import machine_peaks
 from convc.team import Make, Member, MemberError, Team, team
 
@@ -100,7 +101,8 @@ class Bench:
 
 def everyone(kind: str) -> list[str]:
     """Backends and rivals that do a kind of task, ours first."""
-    return [*BACKENDS, *(name for name, (*_, kinds) in RIVALS.items() if kind in kinds)]
+    own = ["numpy", PROCESSES, *(b for b in BACKENDS if b != "numpy")]
+    return [*own, *(name for name, (*_, kinds) in RIVALS.items() if kind in kinds)]
 
 
 def race(

@@ -102,6 +102,21 @@ class Step:
         context = Context(backend_named("numpy"), 1, 1)
         return run_passes(self.graph, (EVALUATE_ONLY,), context)[-1].graph
 
+    def context(self, target: Backend, batch: int, threads: int | None) -> Context:
+        """How a target's programs use the machine.
+
+        A single image is too little to share: one worker runs its kernels, and the BLAS
+        library has all threads for each product. CompileError as ``stages``.
+        """
+        if batch < 1:
+            raise CompileError(f"a batch has at least 1 image, got {batch}")
+        workers = default_threads(target) if threads is None else threads
+        if workers < 1:
+            raise CompileError(f"a program needs at least 1 thread, got {workers}")
+        if batch == 1 and target.threaded and self.kind in ("evaluation", "inference"):
+            return Context(target, batch, 1, blas=workers)
+        return Context(target, batch, workers)
+
     def stages(
         self,
         backend: str = "numpy",
@@ -116,13 +131,8 @@ class Step:
         as ``run_passes`` raises it, or for a batch or thread count below 1. Schedules
         come from the lockfile in force, see ``lockfile.tuned``.
         """
-        if batch < 1:
-            raise CompileError(f"a batch has at least 1 image, got {batch}")
-        target = backend_named(backend)
-        workers = default_threads(target) if threads is None else threads
-        if workers < 1:
-            raise CompileError(f"a program needs at least 1 thread, got {workers}")
-        context = Context(target, batch, workers, tuned=tuned())
+        context = self.context(backend_named(backend), batch, threads)
+        context.tuned = tuned()
         return run_passes(self.graph, self.passes, context, check, trail)
 
     def compile(

@@ -268,15 +268,20 @@ def plan_table(
     rows = summary_table(stages[0].graph).rows
     kernels = kernel_rows(graph, graph.arena, backend, times or {}, peaks)
     known = {row.layer for row in rows}
-    batch, threads = graph.arena.batch, graph.arena.threads
-    workers = "1 thread" if threads == 1 else f"{threads} threads"
     return Plan(
-        f"{graph.name}, batch {batch}, {workers}, {backend}",
+        f"{graph.name}, batch {graph.arena.batch}, {team(graph.arena)}, {backend}",
         tuple(_layer_row(row, kernels) for row in rows),
         tuple(k for k in kernels if k.leader not in known),
         MemoryPlan.of(graph),
         peaks,
     )
+
+
+def team(arena: Arena) -> str:
+    """How many threads there are, as text."""
+    if arena.blas > 1:
+        return f"{arena.blas} threads in products"
+    return "1 thread" if arena.threads == 1 else f"{arena.threads} threads"
 
 
 def _layer_row(row: Row, kernels: Sequence[KernelRow]) -> LayerRow:

@@ -17,7 +17,7 @@ import numpy as np
 
 from convc.ir.ops.base import Array
 from convc.passes.samples import sample
-from convc.plan_table import KernelRow, kernel_rows
+from convc.plan_table import KernelRow, kernel_rows, team
 from convc.program import Program
 from convc.roofline import Peaks
 
@@ -137,9 +137,8 @@ def profile(program: Program, rounds: int = 9, peaks: Peaks | None = None) -> Pr
     times = dict(zip((k.node for k in program.kernels), seconds, strict=True))
     assert graph.arena is not None, "a program has a planned graph"
     rows = kernel_rows(graph, graph.arena, program.backend, times, peaks)
-    workers = "1 thread" if program.threads == 1 else f"{program.threads} threads"
     return Profile(
-        f"{graph.name}, batch {program.batch}, {workers}, {program.backend}",
+        f"{graph.name}, batch {program.batch}, {team(graph.arena)}, {program.backend}",
         tuple(
             Kernel(row, float(s), float(w), float(g))
             for row, s, w, g in zip(rows, seconds, waits, before, strict=True)

@@ -86,7 +86,8 @@ def peaks_for(program: Program, again: bool = False) -> Peaks | None:
     """Those of the machine that a NumPy program runs on; a GPU's are not measured."""
     if family(program.backend) != "numpy":
         return None
-    return machine_peaks(program.threads, again)
+    assert program.graph.arena is not None, "a program has a planned graph"
+    return machine_peaks(max(program.threads, program.graph.arena.blas), again)
 
 
 def measure_peaks(threads: int) -> Peaks:

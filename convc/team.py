@@ -108,7 +108,7 @@ def team(
         for name, (make, arguments) in makers.items():
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=_serve, args=(theirs, make, tuple(arguments)), daemon=True
+                target=_serve, args=(theirs, make, tuple(arguments))
             )
             process.start()
             theirs.close()

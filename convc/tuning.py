@@ -24,7 +24,7 @@ from convc.lockfile import Entry, Key, Measured, key_of
 from convc.passes.manager import Context, Pass, run_passes
 from convc.passes.samples import BATCH, Samples, State
 from convc.passes.schedule import CHOOSE_DIRECT, CHOOSE_SCHEDULE, preferred
-from convc.pipeline import Step, default_threads
+from convc.pipeline import Step
 from convc.program import Program
 
 _TURN_SECONDS = 0.01
@@ -136,15 +136,14 @@ def tasks_of(
     on the same shapes are one task.
     """
     target = backend_named(backend)
-    context = Context(target, batch, threads or default_threads(target))
+    context = step.context(target, batch, threads)
     exact = CHOOSE_DIRECT in step.passes
     at = step.passes.index(CHOOSE_DIRECT if exact else CHOOSE_SCHEDULE)
     graph = run_passes(step.graph, step.passes[:at], context)[-1].graph
-    machine = target.target(context.threads)
     tasks: dict[Key, Task] = {}
     single = 0
     for node in (n for n in graph.nodes if n.region is not None):
-        key = key_of(node, batch, machine)
+        key = key_of(node, batch, context.machine)
         if key in tasks:
             tasks[key] = replace(tasks[key], count=tasks[key].count + 1)
             continue

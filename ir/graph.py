@@ -114,12 +114,17 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Arena:
-    """The memory plan: one block of ``size`` bytes, good for 1 … ``batch`` images."""
+    """The memory plan: one block of ``size`` bytes, good for 1 … ``batch`` images.
+
+    ``threads`` workers share each kernel; ``blas`` is how many threads each may have
+    for a matrix product.
+    """
 
     size: int
     batch: int
     threads: int
     buffers: tuple[Buffer, ...]
+    blas: int = 1
 
 
 @dataclass(frozen=True)

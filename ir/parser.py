@@ -12,7 +12,7 @@
     kernel    = "kernel" string "(" [value {"," value}] ")" ":" types
                 "{" {node} "yield" value {"," value} "}" ["schedule" "{" [pairs] "}"]
     update    = "update" value "=" value
-    arena     = "arena" int "batch" int "threads" int "{" {buffer} "}"
+    arena     = "arena" int "batch" int "threads" int ["blas" int] "{" {buffer} "}"
     buffer    = value int int "live" int int         (offset, size, first, last launch)
     types     = type {"," type}
     type      = word "[" [dim {"," dim}] "]" ["{" int {"," int} "}"]
@@ -205,7 +205,10 @@ class _Parser:
         self.take("word", "batch")
         batch = self.integer()
         self.take("word", "threads")
-        threads = self.integer()
+        threads, blas = self.integer(), 1
+        if self.at("blas"):
+            self.take("word", "blas")
+            blas = self.integer()
         self.take("punct", "{")
         buffers = []
         while not self.accept("}"):
@@ -213,7 +216,7 @@ class _Parser:
             offset, extent = self.integer(), self.integer()
             self.take("word", "live")
             buffers.append(Buffer(name, offset, extent, self.integer(), self.integer()))
-        return Arena(size, batch, threads, tuple(buffers))
+        return Arena(size, batch, threads, tuple(buffers), blas)
 
     # -- nodes
 

@@ -70,7 +70,8 @@ def node_lines(node: Node) -> list[str]:
 
 
 def _arena_lines(arena: Arena) -> list[str]:
-    head = f"arena {arena.size} batch {arena.batch} threads {arena.threads} {{"
+    blas = f" blas {arena.blas}" if arena.blas > 1 else ""
+    head = f"arena {arena.size} batch {arena.batch} threads {arena.threads}{blas} {{"
     rows = [
         f"  %{b.name} {b.offset} {b.size} live {b.first} {b.last}"
         for b in arena.buffers

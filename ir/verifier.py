@@ -202,7 +202,7 @@ def _check_arena(graph: Graph) -> None:
     if arena is None:
         reason = "a graph at the planned stage needs an arena"
         raise VerifyError(_mark(graph, (), reason))
-    if arena.size < 0 or arena.batch < 1 or arena.threads < 1:
+    if arena.size < 0 or min(arena.batch, arena.threads, arena.blas) < 1:
         reason = "an arena has a batch and threads of at least 1 and no negative size"
         raise VerifyError(_mark(graph, ("  arena ",), reason))
     by_name = {b.name: b for b in arena.buffers}

@@ -3,6 +3,7 @@
 from convc.backends.cpu.conv_algorithm import ByAlgorithm, ConvAlgorithm
 from convc.backends.cpu.conv_dft import DftProducts
 from convc.backends.cpu.conv_im2col import Im2colRows
+from convc.backends.cpu.conv_pixels import Im2colPixels
 from convc.backends.cpu.conv_plan import ConvPlan, conv_plan
 from convc.backends.cpu.conv_pooled import PooledDirect
 from convc.backends.cpu.conv_shifted import ShiftedGemm
@@ -15,6 +16,7 @@ class ConvForward(ByAlgorithm[ConvPlan]):
 
     algorithms = (
         Im2colRows(),
+        Im2colPixels(),
         ShiftedGemm(),
         PooledDirect(),
         Winograd(),

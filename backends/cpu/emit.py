@@ -73,8 +73,16 @@ def emit_program(graph: Graph, arena: Arena) -> Emitted:
     w.block(source)
     _emit_tables(w, graph, names, buffers)
     w("", "")
-    w.block(tail(bool(graph.feeds)))
+    w.block(tail(bool(graph.feeds), runs_alone(graph, arena)))
     return Emitted("\n".join(w.lines) + "\n", _places_in_source(w, kernels, names))
+
+
+def runs_alone(graph: Graph, arena: Arena) -> bool:
+    """Whether one worker makes all calls where it is asked to, with no team.
+
+    What updates parameters has a team of one: an interrupted step is finished by it.
+    """
+    return arena.threads == 1 and not graph.updates
 
 
 def _places_in_source(
@@ -107,13 +115,17 @@ def _emit_header(
     w("advance: `call(add, x, y, out=z)` is add(x, y, out=z), run later by worker t.")
     w("Arrays with a batch keep it innermost: n images [h, w, c] are [h, w, c, n].")
     w('"""', "")
+    alone = runs_alone(graph, arena)
     w("import math", "import os", "import timeit")
-    w("from concurrent.futures import ThreadPoolExecutor, wait")
+    if not alone:
+        w("from concurrent.futures import ThreadPoolExecutor, wait")
     w("from functools import partial as call")
     w("from functools import partialmethod")
-    w("from threading import Barrier, BrokenBarrierError", "")
-    w('if __name__ == "__main__":  # the threads are ours, not the BLAS library\'s')
-    w('    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")')
+    if not alone:
+        w("from threading import Barrier, BrokenBarrierError")
+    whose = "as many as share a product" if arena.blas > 1 else "the threads are ours"
+    w("", f'if __name__ == "__main__":  # {whose}, not the BLAS library\'s')
+    w(f'    os.environ.setdefault("OPENBLAS_NUM_THREADS", "{arena.blas}")')
     w("import numpy as np")
     if functions:
         w(f"from numpy import {', '.join(functions)}")

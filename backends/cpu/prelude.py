@@ -79,6 +79,17 @@ def shifts(x, windows, top, left, stride, dilation):
     return [pair for pair in copies if pair[0].size], [b for b in borders if b.size]
 '''
 
+PATCHES = '''
+def patches(x, shape, stride, pool, dilation):
+    """A view of x [h, w, c] that holds each window: [q, e, row, col, kh, kw, c].
+
+    Window (q, e) under each place of the pool, stride pixels apart, its taps dilation.
+    """
+    (a, b, channel), (sh, sw), (ph, pw), (dh, dw) = x.strides, stride, pool, dilation
+    strides = sh * a, sw * b, ph * sh * a, pw * sw * b, dh * a, dw * b, channel
+    return np.lib.stride_tricks.as_strided(x, shape, strides, writeable=False)
+'''
+
 PRODUCTS = '''
 def products(weights, windows, z, first, rows, stride, kh, top, height):
     """For each output row and group: weights, im2col matrix, result, all as matrices.
@@ -285,6 +296,7 @@ def keep_limit(keep, out):
 HELPERS: dict[str, str] = {
     "span": SPAN,
     "shifts": SHIFTS,
+    "patches": PATCHES,
     "products": PRODUCTS,
     "tap_products": TAP_PRODUCTS,
     "kronecker_square": KRONECKER,
@@ -328,14 +340,7 @@ class Program:
         self.barrier = Barrier(THREADS)
         self.team = ThreadPoolExecutor(THREADS)
         self.steps = {}
-
-    def array(self, name, n=BATCH):
-        """An input, parameter or output for n images, batch first, as a view."""
-        dtype, offset, order, shape = ARRAYS[name]
-        bound = [n if size is None else size for size in shape]
-        stored = self.memory.view(dtype, offset, *(bound[axis] for axis in order))
-        return stored.transpose([order.index(axis) for axis in range(len(order))])
-
+ARRAY
     def bind(self, n, t):
         """Worker t's calls for a step on n images; all wait after each kernel."""
         if not 1 <= n <= BATCH:
@@ -367,12 +372,47 @@ class Program:
         except BaseException:
             self.barrier.abort()
             raise
+'''
 
+ALONE = '''
+class Program:
+    """Runs the kernels in order over one arena."""
+
+    def __init__(self):
+        self.memory = Memory()
+        self.steps = {}
+ARRAY
+    def bind(self, n):
+        """The calls of a step on n images; one worker waits for nobody."""
+        if not 1 <= n <= BATCH:
+            raise ValueError(f"this program runs 1 to {BATCH} images, not {n}")
+        calls = [c for kernel in KERNELS for c in kernel(self.memory, n, 0)]
+        return [step for step in calls if step is not BARRIER]
+
+    def run(self, n=BATCH):
+        """One step on the n images in the input arrays."""
+        if n not in self.steps:
+            self.steps[n] = [self.bind(n)]
+        with np.errstate(all="ignore"):  # what is not finite shows in the outputs
+            for step in self.steps[n][0]:
+                step()
+'''
+
+ARRAY = '''
+    def array(self, name, n=BATCH):
+        """An input, parameter or output for n images, batch first, as a view."""
+        dtype, offset, order, shape = ARRAYS[name]
+        bound = [n if size is None else size for size in shape]
+        stored = self.memory.view(dtype, offset, *(bound[axis] for axis in order))
+        return stored.transpose([order.index(axis) for axis in range(len(order))])
+'''
+
+MAIN = """
 
 if __name__ == "__main__":
     for seconds in timeit.repeat(Program().run, number=1):
         print(f"a step on {BATCH} images: {1e3 * seconds:.1f} ms")
-'''
+"""
 
 FEED = """
         for name, number in FEEDS.items():
@@ -380,7 +420,11 @@ FEED = """
 """
 
 
-def tail(feeds: bool) -> str:
-    """The class that runs the kernels; its inputs hold the numbers they are fed."""
-    head, empty, rest = TAIL.partition("        self.steps = {}\n")
-    return f"{head}{empty}{FEED.lstrip(chr(10)) if feeds else ''}{rest}"
+def tail(feeds: bool, alone: bool) -> str:
+    """The class that runs the kernels; its inputs hold the numbers they are fed.
+
+    If ``alone``, one worker makes all calls.
+    """
+    array = (FEED.rstrip("\n") if feeds else "").lstrip("\n")
+    body = (ALONE if alone else TAIL).replace("ARRAY\n", f"{array}{ARRAY}\n", 1)
+    return body + MAIN

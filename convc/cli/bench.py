@@ -236,4 +236,6 @@ def _draw(result: Bench, path: Path) -> None:
         if race.contestants
     ]
     roof = Roof(result.peaks["gemm"], result.peaks["memory"])
-    draw(tasks, roof, BACKENDS, path)
+    everyone = {name for task in tasks for name in task.seconds}
+    ours = [name for name in everyone if name.partition(":")[0] in BACKENDS]
+    draw(tasks, roof, ours, path)

@@ -178,7 +178,9 @@ backend_option = options(
 """--backend and --interpret, which is the backend ``triton:interpret``."""
 
 device_option = click.option(
-    "--device", help="The GPU of the triton backend, say cuda:1. [default: cuda]"
+    "--device",
+    help="For triton the GPU, say cuda:1; for numpy cpu, or cpu:processes for a "
+    "process in place of each thread. [default: cuda, cpu]",
 )
 
 batch_option = click.option(

@@ -9,6 +9,9 @@ from convc.ir.errors import CompileError
 from convc.ir.graph import Graph
 from convc.ir.types import DType
 
+CPU = ("cpu", "cpu:processes")
+"""Devices of the numpy backend: with threads as workers, or with processes."""
+
 
 def family(backend: str) -> str:
     """The backend's name without its target: ``triton`` of ``triton:sm_90``."""
@@ -26,12 +29,12 @@ def device_named(backend: str, device: str | None = None) -> str:
 
         usual = "interpret" if backend == "triton:interpret" else "cuda"
         return ready(device or usual)
-    if device not in (None, "cpu"):
+    if device not in (None, *CPU):
         raise CompileError(
-            f"the {backend} backend runs on the cpu, not on {device!r}; for a GPU "
-            "choose the backend triton"
+            f"the {backend} backend runs on {' or '.join(CPU)}, not on {device!r}; for "
+            "a GPU choose the backend triton"
         )
-    return "cpu"
+    return device or CPU[0]
 
 
 def targeted(backend: str, device: str | None = None) -> str:
@@ -65,6 +68,11 @@ def engine_for(
 
         _refuse_larger(backend, place)
         return TritonEngine(graph, emitted, place)
+    assert graph.arena is not None, "a program has a planned graph"
+    if place == "cpu:processes" and graph.arena.threads > 1:
+        from convc.engines.processes import ProcessEngine
+
+        return ProcessEngine(graph, emitted)
     return NumpyEngine(graph, emitted)
 
 

@@ -1,10 +1,10 @@
 """Runs programs of the NumPy backend: live views of one arena, threads, barriers."""
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -25,7 +25,7 @@ class NumpyEngine:
         module = load_source(emitted.source, graph.name)
         self.functions = module.KERNELS
         self.emitted = module.Program()
-        _BlasHold.take(self)
+        _BlasHold.take(self, self._arena.blas)
 
     @cached_property
     def parameters(self) -> Mapping[str, Array]:
@@ -44,8 +44,8 @@ class NumpyEngine:
         return array
 
     def run(self, n: int) -> dict[str, Array]:
-        """One step by all threads; RunError if it left its arena."""
-        self.emitted.run(n)
+        """One step by all workers; RunError if it left its arena."""
+        self.step(n)
         if self.emitted.memory.used > self._arena.size:
             raise RunError(
                 f"the program used {self.emitted.memory.used} bytes, its plan says "
@@ -55,6 +55,10 @@ class NumpyEngine:
             name: np.array(self.emitted.array(f"-> {name}", n))
             for name, _ in self._graph.outputs
         }
+
+    def step(self, n: int) -> None:
+        """All kernels, by the emitted program's own threads."""
+        self.emitted.run(n)
 
     def resident(
         self, images: tuple[str, Array], labels: tuple[str, Array], graphed: int
@@ -71,21 +75,10 @@ class NumpyEngine:
 
     def spans(self, rounds: int, n: int) -> Array:
         """Each worker reads the clock before and after its part of a kernel."""
-        emitted = self.emitted
-        stamps: list[list[float]] = [[] for _ in range(self._arena.threads)]
-        steps = []
-        for worker, own in enumerate(stamps):
-            mark, calls = partial(_note, own), list[Any]()
-            for kernel in self.functions:
-                made = kernel(emitted.memory, n, worker)
-                calls += [
-                    mark,
-                    *(emitted.barrier.wait if c is None else c for c in made),
-                ]
-                calls += [mark, emitted.barrier.wait]
-            steps.append(calls)
+        emitted, count = self.emitted, self._arena.threads
+        marked = [spanned(self.functions, emitted, n, t) for t in range(count)]
         usual = emitted.steps.get(n)
-        emitted.steps[n] = steps
+        emitted.steps[n] = [calls for calls, _ in marked]
         try:
             for _ in range(rounds + 1):  # the first round warms the caches up
                 emitted.run(n)
@@ -93,8 +86,9 @@ class NumpyEngine:
             emitted.steps.pop(n)
             if usual is not None:
                 emitted.steps[n] = usual
-        shape = (len(stamps), rounds + 1, len(self.functions), 2)
-        return np.reshape(stamps, shape)[:, 1:].transpose(1, 2, 0, 3)
+        shape = (count, rounds + 1, len(self.functions), 2)
+        stamps = np.reshape([stamps for _, stamps in marked], shape)
+        return stamps[:, 1:].transpose(1, 2, 0, 3)
 
     def stepwise(self, n: int) -> Iterator[None]:
         """A step in this thread; up to each barrier the workers take turns."""
@@ -124,6 +118,25 @@ class NumpyEngine:
         self.emitted.memory.bytes.fill(255)
 
 
+def spanned(
+    functions: Sequence[Any], emitted: Any, n: int, worker: int
+) -> tuple[list[Any], list[float]]:
+    """A worker's calls for a step, and the list of times that they fill.
+
+    It grows by two numbers for each kernel, begin and end, in each step.
+    """
+    barrier = getattr(emitted, "barrier", None)
+    waits = [] if barrier is None else [barrier.wait]
+    stamps, calls = list[float](), list[Any]()
+    mark = partial(_note, stamps)
+    for function in functions:
+        calls.append(mark)
+        for call in function(emitted.memory, n, worker):
+            calls += waits if call is None else [call]
+        calls += [mark, *waits]
+    return calls, stamps
+
+
 def _note(stamps: list[float]) -> None:
     """Note the time."""
     stamps.append(perf_counter())
@@ -147,25 +160,32 @@ def _take_turns(workers: list[list[Any]]) -> None:
 
 
 class _BlasHold:
-    """Holds the BLAS library to one thread while there are programs.
+    """Holds the BLAS library to the threads that all programs there are can bear.
 
     To set it back after each step would leave the library's own threads spinning for
     a while, beside the program's.
     """
 
-    _programs = 0
+    _programs: ClassVar[list[int]] = []
     _limits: Any = None
 
     @classmethod
-    def take(cls, program: NumpyEngine) -> None:
+    def take(cls, program: NumpyEngine, threads: int) -> None:
         """Hold the library until ``program`` and all other programs are gone."""
-        if not cls._programs:
-            cls._limits = ThreadpoolController().limit(limits=1, user_api="blas")
-        cls._programs += 1
-        weakref.finalize(program, cls._release)
+        cls._programs.append(threads)
+        cls._hold()
+        weakref.finalize(program, cls._release, threads)
 
     @classmethod
-    def _release(cls) -> None:
-        cls._programs -= 1
-        if not cls._programs:
+    def _release(cls, threads: int) -> None:
+        cls._programs.remove(threads)
+        cls._hold()
+
+    @classmethod
+    def _hold(cls) -> None:
+        if cls._limits is not None:
             cls._limits.restore_original_limits()
+            cls._limits = None
+        if cls._programs:
+            limit = min(cls._programs)
+            cls._limits = ThreadpoolController().limit(limits=limit, user_api="blas")

@@ -45,14 +45,25 @@ class Choice:
 
 @dataclass
 class Context:
-    """What passes may ask for, and where they leave refusals and choices."""
+    """What passes may ask for, and where they leave refusals and choices.
+
+    ``threads`` workers share each kernel, ``blas`` threads of the BLAS library each
+    product.
+    """
 
     backend: Backend
     batch: int
     threads: int
+    blas: int = field(default=1, kw_only=True)
     refusals: list[Refusal] = field(default_factory=list)
     tuned: Tuned = field(default_factory=dict)
     choices: list[Choice] = field(default_factory=list)
+
+    @property
+    def machine(self) -> str:
+        """What measured costs are valid for."""
+        target = self.backend.target(self.threads)
+        return f"{target} blas={self.blas}" if self.blas > 1 else target
 
     def refuse(self, node: Node, reason: str, subject: str | None = None) -> None:
         """Record why something was not done at ``node``, for people who ask."""

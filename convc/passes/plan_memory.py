@@ -71,7 +71,7 @@ def plan_memory(graph: Graph, context: Context) -> Graph:
         row = rows[seats.get(owner, owner)]
         buffers.append(replace(row, name=value.name, first=first, last=last))
     buffers += [row for row in rows.values() if "!" in row.name]
-    arena = Arena(total, context.batch, context.threads, tuple(buffers))
+    arena = Arena(total, context.batch, context.threads, tuple(buffers), context.blas)
     return replace(graph, stage="planned", arena=arena)
 
 

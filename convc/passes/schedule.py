@@ -47,7 +47,7 @@ def preferred(
 
 def _scheduled(node: Node, context: Context, exact: bool) -> Node:
     """The kernel with its schedule, and a note where that comes from."""
-    key = key_of(node, context.batch, context.backend.target(context.threads))
+    key = key_of(node, context.batch, context.machine)
     entry = context.tuned.get(key)
     made, origin = node, "given"
     if node.schedule is None:

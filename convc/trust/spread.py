@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from convc.backends.base import flat_groups
-from convc.ir.graph import Arena, Graph
+from convc.ir.graph import Graph
 from convc.ir.liveness import homes
 
 ALIGN = 64
@@ -37,4 +37,4 @@ def spread(graph: Graph) -> Graph:
     buffers = tuple(
         replace(b, offset=offsets[home.get(b.name, b.name)]) for b in arena.buffers
     )
-    return replace(graph, arena=Arena(end, arena.batch, arena.threads, buffers))
+    return replace(graph, arena=replace(arena, size=end, buffers=buffers))
