@@ -9,7 +9,6 @@ from convc.engines import family, targeted
 from convc.ir.ops.base import Array
 from convc.rivals.base import Runner
 
-
 PROCESSES = "numpy:processes"
 """The numpy backend with a process in place of each thread."""
 
