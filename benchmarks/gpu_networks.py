@@ -185,7 +185,7 @@ def torch_contestants(
     y = torch.tensor(labels, device=where.place).long()
 
     def entrant(name: str) -> Contestant:
-        module = torch_network(model.graph, first_state(model.graph))
+        module = torch_network(model, training, first_state(model.graph))
         rival = Rival(module, where, precision, training)
         return Contestant(name, [rival.step(*RIVALS[name], x, y)])
 
@@ -206,7 +206,10 @@ def _made(entrants: Sequence[tuple[str, Any]]) -> tuple[list[Contestant], dict]:
 
 def first_state(graph: Graph) -> dict[str, np.ndarray]:
     """The parameters as every program begins with them."""
-    return {p.value.name: first_value(p, 0) for p in graph.parameters}
+    return {
+        p.value.name: np.broadcast_to(first_value(p, 0), p.value.type.bind(1))
+        for p in graph.parameters
+    }
 
 
 def agreement(
@@ -216,7 +219,7 @@ def agreement(
     import torch
 
     where = engine_of(program).device
-    module = torch_network(model.graph, first_state(model.graph))
+    module = torch_network(model, False, first_state(model.graph))
     rival = Rival(module, where, precision, training=False)
     program.initialize(0)
     names = [v.name for v in program.graph.inputs]

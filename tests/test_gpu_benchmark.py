@@ -85,16 +85,11 @@ def test_a_rival_computes_the_same_network(name: str) -> None:
     model = model_named(name, 8)
     stages = model.inference().stages("numpy", 2)
     graph = next(s.graph for s in stages if s.name == "remove-dropout")
-    state = {
-        p.value.name: np.broadcast_to(array, p.value.type.bind(1))
-        for p, array in zip(
-            model.graph.parameters, first_state(model.graph).values(), strict=True
-        )
-    }
+    state = first_state(model.graph)
     image = np.random.default_rng(0).random(graph.inputs[0].type.bind(2), np.float32)
     wanted = bounded(graph, {graph.inputs[0].name: image}, state)
-    network = torch_network(model.graph, state).double().eval()
-    found = network(torch.tensor(image).double()).detach().numpy()
+    network = torch_network(model, False, state).double().eval()
+    found = network(torch.tensor(image).double())[0].detach().numpy()
     error = np.abs(found - wanted.outputs["output"])
     assert (error <= wanted.output_bounds["output"]).all()
 

@@ -151,6 +151,9 @@ class _File:
             return
         if not self.own_masks and self._dropout(w, node):
             return
+        if node.op == "batch_norm" and self._is_fixed(node):
+            self._line(w, self._name(node.result), self._fixed_norm(node))
+            return
         result, bias = node.results[0], ""
         if node.op in ("conv2d", "matmul"):
             follower = self._biased(node)
@@ -202,6 +205,16 @@ class _File:
         given = ", ".join(self._read(v) for v in node.operands[:3])
         call = f"batch_norm({given}, {node.attrs['epsilon']!r})"
         self._line(w, ", ".join(map(self._name, made)), call)
+
+    def _is_fixed(self, node: Node) -> bool:
+        """Whether the statistics of a batch_norm are parameters that nobody trains."""
+        fixed = {p.value.name for p in self.graph.parameters if not p.trainable}
+        return all(v.name in fixed for v in node.operands[3:])
+
+    def _fixed_norm(self, node: Node) -> str:
+        x, gamma, beta, mean, variance = map(self._read, node.operands)
+        given = f"{mean}, {variance}, {gamma}, {beta}, eps={node.attrs['epsilon']!r}"
+        return f"F.batch_norm({x}.movedim(-1, 1), {given}).movedim(1, -1)"
 
     def _dropout(self, w: Writer, node: Node) -> bool:
         """PyTorch's own dropout for ours, whose mask then is not drawn."""

@@ -117,6 +117,7 @@ def bench(
         names = _named(against)
         with working() as tell:
             result = benching.bench(tasks, names, rounds, tell, _show)
+    print_table(_overview(result))
     click.echo(_conditions(result))
     if output is not None:
         write_atomically(output, result.text().encode("utf-8"))
@@ -202,6 +203,37 @@ def _table(race: Race) -> Table:
             f"{race.flops / c.seconds / 1e9:.3g}",
             "" if c.error is None else f"{c.error:.0e}",
             style="bold" if name.partition(":")[0] in BACKENDS else "",
+        )
+    return table
+
+
+def _overview(result: Bench) -> Table:
+    """A line for each race: the best of ours beside torch and the best other."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from convc.backends import BACKENDS
+    from convc.plan_table import duration
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    for heading in ("", "ours", "", "/ torch", "best of others", "", "/ best"):
+        words = heading in ("", "best of others")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=True)
+    for race in result.races:
+        found = {name: c.seconds for name, c in race.contestants.items()}
+        own = [name for name in found if name.partition(":")[0] in BACKENDS]
+        others = [name for name in found if name not in own]
+        ours = min(own, key=found.__getitem__, default="")
+        best = min(others, key=found.__getitem__, default="")
+        mine, torch = found.get(ours), found.get("torch")
+        table.add_row(
+            race.title,
+            duration(mine),
+            ours,
+            f"{mine / torch:.2f}" if mine and torch else "",
+            best,
+            duration(found.get(best)),
+            f"{mine / found[best]:.2f}" if mine and best else "",
         )
     return table
 
