@@ -72,7 +72,8 @@ def compare(
     against float64 in units of what rounding may be, the time, and how the first
     backend computes it. An error beyond its bound makes the exit code 1.
     """
-    from convc.comparing import Comparison, Job, totals
+    from convc.comparing import Comparison, totals
+    from convc.contenders import Job
     from convc.lockfile import lockfile_path
 
     names = known_backends(backends)

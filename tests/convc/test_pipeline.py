@@ -128,7 +128,21 @@ def test_an_unknown_backend_is_refused_and_the_known_are_listed() -> None:
 def test_threads_are_the_cores_of_this_process() -> None:
     numpy, triton = backend_named("numpy"), backend_named("triton")
     assert default_threads(numpy) >= 1 == default_threads(triton)
-    assert SMALL.inference().compile(batch=1).threads == default_threads(numpy)
+    assert SMALL.inference().compile(batch=2).threads == default_threads(numpy)
+
+
+def test_a_single_image_is_not_shared_but_each_product_is() -> None:
+    """One worker, and all threads in the BLAS library, unless weights are updated."""
+    for step in (SMALL.inference(), SMALL.evaluation_step()):
+        arena = step.stages(batch=1, threads=3)[-1].graph.arena
+        assert arena is not None
+        assert (arena.threads, arena.blas) == (1, 3)
+        arena = step.stages(batch=2, threads=3)[-1].graph.arena
+        assert arena is not None
+        assert (arena.threads, arena.blas) == (3, 1)
+    arena = SMALL.training_step().stages(batch=1, threads=3)[-1].graph.arena
+    assert arena is not None
+    assert (arena.threads, arena.blas) == (3, 1)
 
 
 def test_a_pass_that_fails_is_named_by_compile() -> None:

@@ -279,7 +279,7 @@ def test_a_run_that_uses_more_than_the_plan_is_stopped(program: Program) -> None
 
 
 def test_the_blas_library_is_held_to_one_thread_while_programs_live() -> None:
-    """The last program that goes gives it back."""
+    """But not by those for one image alone; the last that goes gives it back."""
     code = (
         "import gc, convc as cc\n"
         "from threadpoolctl import ThreadpoolController\n"
@@ -290,11 +290,17 @@ def test_the_blas_library_is_held_to_one_thread_while_programs_live() -> None:
         "model = cc.Model(lambda image: cc.dense(cc.flatten(image), 3),"
         " image='f32[N,2,2,1]')\n"
         "assert set(count()) == {2}, count()\n"
-        "a, b = (model.inference().compile(batch=1) for _ in range(2))\n"
+        "a, b = (model.inference().compile(batch=2) for _ in range(2))\n"
+        "assert set(count()) == {1}, count()\n"
+        "c = model.inference().compile(batch=1, threads=2)\n"
         "assert set(count()) == {1}, count()\n"
         "del a\n"
         "assert set(count()) == {1}, count()\n"
         "del b\n"
+        "assert set(count()) == {2}, count()\n"
+        "d = model.inference().compile(batch=2)\n"
+        "assert set(count()) == {1}, count()\n"
+        "del c, d\n"
         "assert set(count()) == {2}, count()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

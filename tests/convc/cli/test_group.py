@@ -151,7 +151,7 @@ def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("convc.networks.load_network", interrupted)
+    monkeypatch.setattr("convc.loading.load_network", interrupted)
     result = convc("summary", "two_conv")
     assert (result.exit_code, result.stderr) == (130, "error: interrupted\n")
 

@@ -372,4 +372,4 @@ def test_a_network_is_trained_and_asked_in_tritons_interpreter(tiny: str) -> Non
 def test_another_backends_device_is_refused(tiny: str) -> None:
     result = convc("train", tiny, "--device", "cuda", *QUICK)
     assert result.exit_code == 1
-    assert "numpy backend runs on the cpu, not on 'cuda'" in result.stderr
+    assert "numpy backend runs on cpu or cpu:processes, not on 'cuda'" in result.stderr
