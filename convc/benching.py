@@ -190,19 +190,20 @@ def bench(
     names: Sequence[str] | None,
     rounds: int,
     tell: Callable[[str], None] = lambda _: None,
-    done: Callable[[Race], None] = lambda _: None,
+    done: Callable[[Bench], None] = lambda _: None,
 ) -> Bench:
-    """Race every task; ``done`` hears of each."""
-    races = []
+    """Race every task; ``done`` hears what there is so far, after each."""
+    races: list[Race] = []
     threads = tasks[0].threads
     tell("the machine's peaks")
     peaks = asdict(machine_peaks(threads, again=True))
+    made = conditions("convc", "numpy")
     for task in tasks:
         able = everyone(task.kind)
         chosen = able if names is None else [n for n in names if n in able]
         races.append(race(task, chosen, rounds, tell))
-        done(races[-1])
-    return Bench(conditions("convc", "numpy"), threads, rounds, peaks, tuple(races))
+        done(Bench(made, threads, rounds, peaks, tuple(races)))
+    return Bench(made, threads, rounds, peaks, tuple(races))
 
 
 def read(path: Path) -> Bench:

@@ -23,13 +23,9 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from convc.ir.winograd import UNIT, direct_bound
+from convc.ir.winograd import LOOSER, UNIT, direct_bound
 
 Array = NDArray[np.float64]
-
-LOOSER = 256.0
-"""How much looser than the direct sum's the bound of a transform may be, for it to be
-used: 16 of the 24 bits of float32 are then left of it, at the worst."""
 
 
 @dataclass(frozen=True)

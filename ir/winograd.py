@@ -21,6 +21,9 @@ Matrix = tuple[tuple[Fraction, ...], ...]
 
 UNIT = 2.0**-24
 """The unit roundoff of float32."""
+LOOSER = 256.0
+"""How much looser than the direct sum's the bound of a transform may be, for it to be
+used: 16 of the 24 bits of float32 are then left of it, at the worst."""
 
 
 def _points(*pairs: Fraction | int) -> tuple[Fraction, ...]:
@@ -143,10 +146,10 @@ def direct_bound(terms: int) -> float:
 
 
 def admissible(m: int, r: int, channels: int) -> bool:
-    """Whether F(m x m, r x r) is known and bounded no looser than the direct sum."""
+    """Whether F(m x m, r x r) is known, its bound at most LOOSER times the sum's."""
     if (m, r) not in POINTS:
         return False
-    return error_bound(m, r, channels) <= direct_bound(r * r * channels)
+    return error_bound(m, r, channels) <= LOOSER * direct_bound(r * r * channels)
 
 
 def _gamma(count: int) -> float:

@@ -13,6 +13,10 @@ from convc.backends.cpu.kernel import Kernel
 from convc.backends.source import Writer
 from convc.ir.graph import Attrs
 
+SAVING = 0.75
+"""The most arithmetic that transforms may take with their products, beside the sum's:
+they cost accuracy, and must be worth it."""
+
 P = TypeVar("P")
 """The parts of a kernel: a ``ConvPlan``, or a ``BackwardPlan``."""
 

@@ -10,6 +10,7 @@ they change. See convc.ir.dft for the algebra.
 
 from convc.backends.base import Cost, Scratch
 from convc.backends.cpu.conv_algorithm import (
+    SAVING,
     ConvAlgorithm,
     batched,
     tile_sizes,
@@ -36,8 +37,6 @@ IMAGES = 64
 """Images per tile: as many columns as a product of one frequency needs to be fast."""
 LARGEST = 1 << 20
 """The most elements of the transform of an image; it is read for every tile."""
-SAVING = 0.75
-"""The most arithmetic that the transforms and products may take, beside the sum's."""
 BLOCK_BYTES = 1 << 20
 """Outputs that are made at once should stay in a private cache for the pool."""
 

@@ -7,14 +7,16 @@ products over the channels are one product for each of the a·a frequencies; and
 Kronecker square of A makes the m x m outputs of every tile. Filters are transformed in
 each run: in training they change. See convc.ir.winograd for the algebra.
 
-Every output of F(2x2, 3x3), the only one whose bound allows it, is made of the pixels
-of its own window: where these are all 0 it is exactly 0, and ReLU decides as ever.
+Every output of F(2x2, 3x3) is made of the pixels of its own window: where these are all
+0 it is exactly 0, and ReLU decides as ever. Larger tiles save more and lose this:
+pixels that an output's sum does not have cancel but for rounding.
 """
 
 from dataclasses import replace
 
 from convc.backends.base import Cost, Scratch
 from convc.backends.cpu.conv_algorithm import (
+    SAVING,
     ConvAlgorithm,
     batched,
     repeated,
@@ -45,7 +47,8 @@ IMAGES = 16
 class Winograd(ConvAlgorithm):
     """A square filter with neither stride, dilation nor groups, many channels.
 
-    Only where the bound on its rounding errors is no looser than that of the sum.
+    Only where the bound on its rounding errors is at most LOOSER times the sum's, and
+    where it saves arithmetic.
     """
 
     name = "winograd"
@@ -66,7 +69,7 @@ class Winograd(ConvAlgorithm):
         if m not in allowed:
             raise CompileError(
                 f"kernel {kernel.node.attrs['name']}: winograd needs m in {allowed} "
-                f"(other tiles round more than the direct sum, or do not fit the "
+                f"(other tiles round too much, save nothing, or do not fit the "
                 f"pool), its schedule has m = {m}"
             )
 
@@ -153,15 +156,29 @@ class Winograd(ConvAlgorithm):
 
 
 def sizes(g: ConvTiles) -> list[int]:
-    """The m of every admissible F(m x m, r x r) whose tiles hold whole pool windows."""
+    """The m of every F(m x m, r x r) that may serve.
+
+    Its bound must allow it, its tiles hold whole pool windows, and it must save
+    arithmetic.
+    """
     plain = (g.groups, g.stride_h, g.stride_w, g.dilation_h, g.dilation_w)
     if plain != (1, 1, 1, 1, 1) or g.kh != g.kw:
         return []
     return [
         m
         for m, r in POINTS
-        if r == g.kh and not (m % g.ph or m % g.pw) and admissible(m, r, g.c)
+        if r == g.kh
+        and not (m % g.ph or m % g.pw)
+        and _saves(g, m)
+        and admissible(m, r, g.c)
     ]
+
+
+def _saves(g: ConvTiles, m: int) -> bool:
+    """Whether the transforms and products of a tile are less work than its sums."""
+    pixels = (m + g.kh - 1) ** 2
+    made = pixels * (pixels * g.c + g.c * g.k + m * m * g.k)
+    return made <= SAVING * m * m * g.kh * g.kw * g.c * g.k
 
 
 def _tiles_of(g: ConvTiles, kernel: Kernel) -> ConvTiles:

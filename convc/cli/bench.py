@@ -115,12 +115,17 @@ def bench(
     else:
         tasks = _tasks(models or MODELS, training, inference, threads, input_type)
         names = _named(against)
+
+        def done(so_far: Bench) -> None:
+            _show(so_far.races[-1])
+            if output is not None:  # what was measured is kept, whatever comes
+                write_atomically(output, so_far.text().encode("utf-8"))
+
         with working() as tell:
-            result = benching.bench(tasks, names, rounds, tell, _show)
+            result = benching.bench(tasks, names, rounds, tell, done)
     print_table(_overview(result))
     click.echo(_conditions(result))
     if output is not None:
-        write_atomically(output, result.text().encode("utf-8"))
         click.echo(f"written: {output}")
     if plot is not None:
         _draw(result, plot)
