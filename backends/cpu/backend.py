@@ -52,7 +52,8 @@ class NumpyBackend:
     def check_schedule(self, kernel: Node, batch: int, threads: int) -> None:
         """CompileError when the kernel cannot run as it is scheduled."""
         bound = Kernel(kernel, threads)
-        known = {s["algorithm"]: s for s in emitter_for(bound).schedules(bound, 1)}
+        every = emitter_for(bound).schedules(bound, batch)
+        known = {s["algorithm"]: s for s in every}
         name, algorithm = kernel.attrs["name"], bound.schedule.get("algorithm")
         if algorithm not in known:
             raise CompileError(

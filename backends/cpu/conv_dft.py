@@ -145,9 +145,12 @@ def serves(g: ConvTiles) -> bool:
 
 
 def dft_schedules(g: ConvTiles, batch: int, threads: int) -> list[Attrs]:
-    """A few images per tile, and as many filters at once as the cache holds."""
+    """A few images per tile, and as many filters at once as the cache holds.
+
+    Not for a single image: the products of its frequencies are too small.
+    """
     share = -(-batch // threads)
-    if not serves(g):
+    if batch == 1 or not serves(g):
         return []
     return [
         {"algorithm": "dft", "images": images, "filters": filters_of(g, images)}

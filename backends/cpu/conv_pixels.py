@@ -34,7 +34,7 @@ class Im2colPixels(ConvAlgorithm):
         """One, for a batch of one."""
         if batch > 1 or plan.tiles.groups > 1:
             return []
-        return [{"algorithm": self.name, "images": 1, "batch": 1}]
+        return [{"algorithm": self.name, "images": 1}]
 
     def scratch(self, kernel: Kernel, plan: ConvPlan) -> tuple[Scratch, ...]:
         """The image with its padding, the windows, the products, and the epilogue's."""

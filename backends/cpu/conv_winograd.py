@@ -55,7 +55,12 @@ class Winograd(ConvAlgorithm):
     direct = False
 
     def schedules(self, plan: ConvPlan, batch: int, threads: int) -> list[Attrs]:
-        """A few images per tile for each admissible m that the pool divides."""
+        """A few images per tile for each m that may serve; not for a single image.
+
+        Products with the columns of one are too short for the BLAS library.
+        """
+        if batch == 1:
+            return []
         share = -(-batch // threads)
         return [
             {"algorithm": self.name, "images": images, "m": m}

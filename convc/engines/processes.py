@@ -161,8 +161,7 @@ class ProcessEngine(NumpyEngine):
 
     def _together(self, command: tuple[Any, ...], run: Any) -> list[Any]:
         """Have all do something; what the children answer. RunError if one fails."""
-        for child in self._children:
-            child.tell(command)
+        self._tell(command)
         waiting = self._own.submit(run)
         try:
             wait_for([waiting])
@@ -182,6 +181,20 @@ class ProcessEngine(NumpyEngine):
             )
         return answers
 
+    def _tell(self, command: tuple[Any, ...]) -> None:
+        """Send a command to all children; if one is dead, none is left waiting."""
+        told = list[_Child]()
+        try:
+            for child in self._children:
+                child.tell(command)
+                told.append(child)
+        except RunError:
+            self.emitted.barrier.abort()
+            for child in told:
+                child.outcome(self.emitted.barrier)
+            self.emitted.barrier.reset()
+            raise
+
 
 class _Child:
     """A worker's process and the pipe to it."""
@@ -197,6 +210,8 @@ class _Child:
 
     def tell(self, command: tuple[Any, ...]) -> None:
         """Send a command; RunError if nobody is there."""
+        if not self.process.is_alive():
+            raise self._dead()
         try:
             self.pipe.send(command)
         except OSError:
@@ -206,8 +221,10 @@ class _Child:
         """What it says; RunError if it says nothing in time, is dead, or failed."""
         try:
             if not self.pipe.poll(seconds):
+                self.process.kill()  # what it still writes would be of another step
                 raise RunError(
-                    f"worker {self._worker} did not answer in {seconds:.0f} s"
+                    f"worker {self._worker} did not answer in {seconds:.0f} s and was "
+                    "ended; compile the program again"
                 )
             kind, body = self.pipe.recv()
         except (EOFError, ConnectionError):

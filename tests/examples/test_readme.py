@@ -1,6 +1,7 @@
 """What README.md shows is so."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from convc.model import Model
 from convc.networks import two_conv
 from convc.pipeline import Step
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
 
 
 def blocks(kind: str) -> list[str]:
@@ -76,6 +78,27 @@ def test_a_layer_is_explained_as_shown() -> None:
     printed = CliRunner().invoke(main, words).output.splitlines()
     known = {bare(line) for line in printed}
     assert [line for line in shown if line != "…" and line not in known] == []
+
+
+def test_recorded_races_are_shown_as_they_are_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The table of each result, and the picture that its command draws."""
+    monkeypatch.chdir(ROOT)
+    shown = [b for b in blocks("") if b.startswith("$ convc bench --read")]
+    assert shown
+    for block in shown:
+        command, *lines = block.splitlines()
+        words = shlex.split(command.removeprefix("$ convc "))
+        if "--plot" in words:
+            at = words.index("--plot") + 1
+            picture, words[at] = ROOT / words[at], str(tmp_path / "bench.svg")
+            assert picture.is_file()
+            assert f"]({picture.relative_to(ROOT).as_posix()})" in README
+        result = CliRunner().invoke(main, words, catch_exceptions=False)
+        assert result.exit_code == 0
+        printed = [line.rstrip() for line in result.output.splitlines()]
+        assert [x for x in lines if x != "…" and x.rstrip() not in printed] == []
 
 
 def test_every_command_and_option_exists() -> None:

@@ -136,8 +136,24 @@ def test_a_child_that_is_gone_is_told_before_the_step() -> None:
     os.kill(child.pid, signal.SIGKILL)
     child.join()
     feed(made, 4)
-    with pytest.raises(RunError, match="worker 1 died with exit code -9"):
-        made.run(4)
+    for _ in range(2):
+        with pytest.raises(RunError, match="worker 1 died with exit code -9"):
+            made.run(4)
+
+
+def test_nobody_is_left_waiting_for_a_child_that_is_gone() -> None:
+    """Worker 1 has begun the step when worker 2 is found dead."""
+    made = engine()
+    first, second = made._children
+    os.kill(second.process.pid, signal.SIGKILL)
+    second.process.join()
+    feed(made, 4)
+    began = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(RunError, match="worker 2 died with exit code -9"):
+            made.run(4)
+    assert time.monotonic() - began < 20
+    assert first.process.is_alive()
 
 
 def test_a_child_that_hangs_is_not_waited_for_for_ever() -> None:
@@ -148,6 +164,8 @@ def test_a_child_that_hangs_is_not_waited_for_for_ever() -> None:
     with pytest.raises(RunError, match=r"did not answer in|waited \d+ s"):
         made.run(3)
     assert time.monotonic() - began < 20
+    with pytest.raises(RunError, match="worker 1 died"):
+        made.run(4)
 
 
 def test_an_interrupted_wait_ends_after_the_step(
