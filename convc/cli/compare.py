@@ -95,7 +95,8 @@ def compare(
     if as_json:
         click.echo(json.dumps({"totals": found, "absent": comparison.absent}))
     else:
-        title = f"{model}, batch {batch}, {job.workers} threads of the CPU"
+        workers = "1 thread" if job.workers == 1 else f"{job.workers} threads"
+        title = f"{model}, batch {batch}, {workers} of the CPU"
         print_table(_table(title, rows, there, found), ("also", "algorithm, tile"))
         for name, why in comparison.absent.items():
             click.echo(f"not compared: {name}: {why}")

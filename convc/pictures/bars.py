@@ -15,6 +15,7 @@ from convc.ir.errors import RunError
 OURS, RIVAL = "#2563eb", "#94a3b8"
 """The colors of what is ours, and of the rest."""
 _INK = "#334155"
+_THOUSAND = 1000
 _WIDE, _HIGH = 3.4, 0.34
 """Inches of a group of bars, and of a bar."""
 
@@ -76,6 +77,7 @@ def _matplotlib() -> Any:
             "pictures of a bench are drawn with matplotlib; pip install 'convc[plot]'"
         ) from None
     mpl.rcParams["svg.hashsalt"] = "convc"
+    mpl.rcParams["svg.fonttype"] = "none"  # text stays text
     mpl.rcParams["font.size"] = 8
     return figure
 
@@ -89,13 +91,18 @@ def _bars(axis: Any, task: Bars, ours: Sequence[str]) -> None:
     base = task.seconds.get(task.base)
     for at, name in enumerate(names):
         ratio = f"  ({task.seconds[name] / base:.2f})" if base else ""
-        text = f" {1e3 * task.seconds[name]:.3g}{ratio}"
+        text = f" {_number(1e3 * task.seconds[name])}{ratio}"
         axis.text(times[at], at, text, va="center", color=_INK, fontsize=7)
     axis.set_xlim(0, 1.45 * max(times))
-    axis.set_title(task.title, fontsize=9, color=_INK)
-    axis.set_xlabel(f"ms (of {task.base})" if base else "ms")
+    axis.set_title(task.title, fontsize=8, color=_INK)
+    axis.set_xlabel(f"ms (share of {task.base}'s)" if base else "ms")
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
+
+
+def _number(number: float) -> str:
+    """Three digits, or more before the point."""
+    return f"{number:,.0f}" if number >= _THOUSAND else f"{number:.3g}"
 
 
 def _roofline(
@@ -106,7 +113,7 @@ def _roofline(
     Work is counted by definition, so that an algorithm of less arithmetic may lie
     above the roof.
     """
-    marks = "osD^v<>ph*"
+    marks = "osD^v<>ph*XPd8H"
     densities = [task.flops / task.nbytes for task in tasks]
     left, right = 0.5 * min(densities), 2.0 * max(densities)
     knee = roof.gemm / roof.memory
@@ -114,6 +121,7 @@ def _roofline(
     peak = [min(roof.gemm, roof.memory * x) / 1e9 for x in line]
     axis.plot(line, peak, color=_INK, linewidth=1.2)
     for at, task in enumerate(tasks):
+        first = next((name for name in task.seconds if name in ours), "")
         for name, seconds in task.seconds.items():
             color = OURS if name in ours else RIVAL
             axis.plot(
@@ -121,12 +129,12 @@ def _roofline(
                 color=color,
                 markersize=6 if name in ours else 4,
                 zorder=3 if name in ours else 2,
-                label=task.title if name in ours else None,
+                label=task.title if name == first else None,
             )
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlabel("FLOPs per byte of operands and results")
     axis.set_ylabel("GFLOP/s, by definition")
-    axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.legend(fontsize=6.5, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)

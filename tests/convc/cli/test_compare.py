@@ -20,7 +20,7 @@ def test_a_table_with_totals_and_who_is_not_there() -> None:
     result = convc("compare", "strided", *SMALL)
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
-    assert "strided, batch 4, 1 threads of the CPU" in lines[0]
+    assert "strided, batch 4, 1 thread of the CPU" in lines[0]
     rows = [line.split() for line in lines if "gradient" in line or "forward" in line]
     assert [r[0] for r in rows] == ["conv1", "weight", "logits", "input", "weight"]
     assert any(line.strip().startswith("total") for line in lines)
