@@ -123,8 +123,10 @@ def _emit_header(
     w("from functools import partialmethod")
     if not alone:
         w("from threading import Barrier, BrokenBarrierError")
-    whose = "as many as share a product" if arena.blas > 1 else "the threads are ours"
-    w("", f'if __name__ == "__main__":  # {whose}, not the BLAS library\'s')
+    whose = "the threads are ours, not the BLAS library's"
+    if arena.blas > 1:
+        whose = "the BLAS library shares each product"
+    w("", f'if __name__ == "__main__":  # {whose}')
     w(f'    os.environ.setdefault("OPENBLAS_NUM_THREADS", "{arena.blas}")')
     w("import numpy as np")
     if functions:

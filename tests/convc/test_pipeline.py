@@ -9,6 +9,7 @@ from convc.backends import backend_named
 from convc.ir.errors import CompileError
 from convc.ir.graph import Graph
 from convc.ir.parser import parse
+from convc.ir.printer import print_graph
 from convc.layers import batch_norm, conv2d, dense, dropout, flatten, max_pool2d
 from convc.model import Model
 from convc.networks import NETWORKS
@@ -134,9 +135,12 @@ def test_threads_are_the_cores_of_this_process() -> None:
 def test_a_single_image_is_not_shared_but_each_product_is() -> None:
     """One worker, and all threads in the BLAS library, unless weights are updated."""
     for step in (SMALL.inference(), SMALL.evaluation_step()):
-        arena = step.stages(batch=1, threads=3)[-1].graph.arena
+        graph = step.stages(batch=1, threads=3)[-1].graph
+        arena = graph.arena
         assert arena is not None
         assert (arena.threads, arena.blas) == (1, 3)
+        assert " threads 1 blas 3 {" in print_graph(graph)
+        assert parse(print_graph(graph)) == graph
         arena = step.stages(batch=2, threads=3)[-1].graph.arena
         assert arena is not None
         assert (arena.threads, arena.blas) == (3, 1)
