@@ -11,7 +11,7 @@ from convc.backends.cpu.activation import activate
 from convc.backends.cpu.conv_plan import ConvPlan
 from convc.backends.cpu.cost import passes
 from convc.backends.cpu.kernel import Kernel
-from convc.backends.source import Writer
+from convc.backends.source import LINE, Writer, wrapped
 from convc.ir.types import DType
 
 
@@ -97,7 +97,7 @@ def emit_epilogue(w: Writer, kernel: Kernel, plan: ConvPlan, block: Block) -> No
         best, which = (f"{n}[:, e, :, : out.shape[2]]" for n in (best, which))
     w(f"out = y{block.place}")
     if plan.argmax:
-        w(f"place = index{block.place}")
+        w(*wrapped(f"place = index{block.place}", LINE - 4 * w.depth))
         w.steps(f"copyto(place, {which})")
     _emit_results(w, plan, block, best)
     w.depth -= block.split > 1

@@ -13,6 +13,7 @@ pixels that an output's sum does not have cancel but for rounding.
 """
 
 from dataclasses import replace
+from fractions import Fraction
 
 from convc.backends.base import Cost, Scratch
 from convc.backends.cpu.conv_algorithm import (
@@ -130,11 +131,11 @@ class Winograd(ConvAlgorithm):
         w(f"w = {kernel.mem(plan.conv.operands[1], g.kh * g.kw, g.c * g.k)}")
         emit_operands(w, kernel, plan, block)
         w(f"u = {kernel.private('filters', t.a**2, g.c * g.k)}")
-        w.call("filters = kronecker_square(", [_literal(t.filter)])
+        w.call("filters = kronecker_square([", _rows(t.filter), "])")
         w.steps("matmul(filters, w, out=u)")
         w(f"u = u.reshape({t.a**2}, {g.c}, {g.k}).transpose(0, 2, 1)")
-        w.call("inputs = kronecker_square(", [_literal(t.input)])
-        w.call("outputs = kronecker_square(", [_literal(t.output)])
+        w.call("inputs = kronecker_square([", _rows(t.input), "])")
+        w.call("outputs = kronecker_square([", _rows(t.output), "])")
         w(f"for i, m in pieces(*share(n, t), {kernel.integer('images')}):")
         w.depth += 1
         w(f"windows = {kernel.private('windows', *p.window_dims, 'm')}")
@@ -208,9 +209,11 @@ def _emit_taps(w: Writer, plan: ConvPlan, m: int, cols: int) -> None:
     w(f"taps = [{tap} for q in range({g.ph}) for e in range({g.pw})]")
 
 
-def _literal(matrix: Matrix) -> str:
-    """A matrix as nested lists of Python's numbers."""
-    numbers = [
-        [int(x) if x.denominator == 1 else float(x) for x in row] for row in matrix
-    ]
-    return repr(numbers)
+def _rows(matrix: Matrix) -> list[str]:
+    """The rows of a matrix as lists of Python's numbers and quotients."""
+    return [f"[{', '.join(map(_quotient, row))}]" for row in matrix]
+
+
+def _quotient(number: Fraction) -> str:
+    whole = number.denominator == 1
+    return str(number) if whole else f"{number.numerator} / {number.denominator}"

@@ -187,6 +187,11 @@ def _batch_norm(node: Node, names: Names) -> str:
     return f"({x} - {mean}) * ({variance} + {epsilon}).rsqrt() * {gamma} + {beta}"
 
 
+def _moving_average(node: Node, names: Names) -> str:
+    momentum = number(node.attrs["momentum"])
+    return f"{names[0]} * {momentum} + {names[1]} * {1 - momentum}"
+
+
 def _mask(node: Node, names: Names) -> str:
     threshold = str(philox.keep_threshold(number(node.attrs["keep"])))
     return _below(node, names, threshold)
@@ -238,9 +243,7 @@ _MAKERS: dict[str, Callable[[Node, Names], str]] = {
     "pad": _pad,
     "cast": lambda node, x: f"{x[0]}.to({TYPES[node.result.type.dtype]})",
     "constant": _constant,
-    "moving_average": lambda node, x: (
-        f"torch.lerp({x[1]}, {x[0]}, {number(node.attrs['momentum'])})"
-    ),
+    "moving_average": _moving_average,
     "dropout_mask": _mask,
     "keep_mask": _keep_mask,
     "apply_mask": _apply_mask,

@@ -99,8 +99,8 @@ class Engine(Protocol):
         ...
 
 
-def load_source(source: str, name: str) -> Any:
-    """The source as a module, which nobody can import.
+def load_source(source: str, name: str, called: str = "convc_emitted") -> Any:
+    """The source as a module called so, which nobody can import.
 
     The text is put where tracebacks look for it, so that an error in emitted code
     shows the emitted line; Triton's compiler looks there, too.
@@ -108,6 +108,6 @@ def load_source(source: str, name: str) -> Any:
     filename = f"<convc {next(_serial)}: {ascii(name)[1:-1]}>"
     lines = source.splitlines(keepends=True)
     linecache.cache[filename] = (len(source), None, lines, filename)
-    module = ModuleType("convc_emitted")
+    module = ModuleType(called)
     exec(compile(source, filename, "exec"), module.__dict__)
     return module

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,8 @@ from convc.optimizers import Adam, Momentum, Optimizer
 MODES = ("torch", "torch:channels_last", "torch:compile")
 """Eager PyTorch with images [n, c, h, w] in memory, the same with the channels last,
 and what torch.compile makes of the first."""
+
+_serial = count(1)
 
 IMAGE = 4
 """Axes of what is stored as an image, or as a filter."""
@@ -44,9 +49,13 @@ class TorchNetwork:
         if threads is not None:
             self._torch.set_num_threads(threads)
         self.source = emit_torch(graph, batch, own_masks)
-        self._graph, self._module = graph, load_source(self.source, graph.name)
+        name = f"convc_emitted_torch_{next(_serial)}"
+        self._graph = graph
+        self._module = load_source(self.source, graph.name, name)
         self._last = mode == "torch:channels_last"
         self.network = self._module.Network()
+        sys.modules[name] = self._module  # torch.compile imports what it traces
+        weakref.finalize(self.network, sys.modules.pop, name, None)
         for name in self._module.PARAMETERS:
             self._attribute(name).data = self._stored(self._attribute(name).data)
         self.call = self.network
