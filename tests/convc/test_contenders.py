@@ -26,11 +26,10 @@ def test_backends_are_within_their_bounds(kind: type, name: str) -> None:
             assert contender.turn(direction) > 0
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
-@pytest.mark.parametrize("mode", ["torch:channels_last", "torch:compile"])
-def test_every_mode_of_torch_is_within_its_bounds(mode: str) -> None:
-    contender = InTorch(JOB, mode)
-    assert all(units <= 1 for units, _ in contender.ready(0).values())
+def test_channels_last_is_within_its_bounds() -> None:
+    contender = InTorch(JOB, "torch:channels_last")
+    for number in range(len(contender.blocks)):
+        assert all(units <= 1 for units, _ in contender.ready(number).values())
 
 
 def test_interpreted_triton_is_compared_but_never_timed() -> None:

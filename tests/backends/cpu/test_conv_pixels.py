@@ -16,9 +16,9 @@ PLAIN = {name: case for name, case in CONVOLUTIONS.items() if name not in GROUPE
 PLAIN_POOLED = [name for name in POOLED if name not in GROUPED]
 
 
-def agrees(graph: Graph) -> None:
-    """With one worker and three; whole numbers come out exactly."""
-    for threads in (1, 3):
+def agrees(graph: Graph, *workers: int) -> None:
+    """Whole numbers come out exactly, with every number of workers."""
+    for threads in workers:
         program = compiled(graph, 1, threads, scheduled("conv2d", ONE))
         for whole in (True, False):
             feeds, given = inputs_for(graph, 1, whole), parameters_for(graph, whole)
@@ -31,14 +31,18 @@ def agrees(graph: Graph) -> None:
 @pytest.mark.parametrize("ending", ["", "bias relu", "bias pool argmax relu"])
 @pytest.mark.parametrize("note", PLAIN)
 def test_it_agrees_with_the_oracle(note: str, ending: str) -> None:
-    agrees(layer(PLAIN[note], ending, (1, 1)))
+    agrees(layer(PLAIN[note], ending, (1, 1)), 1)
 
 
 @pytest.mark.parametrize("window", [(2, 2), (1, 2), (2, 1)], ids=str)
 @pytest.mark.parametrize("note", PLAIN_POOLED)
 def test_pooling_agrees_with_the_oracle(note: str, window: tuple[int, int]) -> None:
     for ending in ("pool", "bias pool argmax relu", "bias sum tanh"):
-        agrees(layer(POOLED[note], ending, window))
+        agrees(layer(POOLED[note], ending, window), 1)
+
+
+def test_of_several_workers_one_takes_the_image() -> None:
+    agrees(layer(POOLED["as_in_two_conv"], "bias pool argmax relu"), 2, 3)
 
 
 def offered(graph: Graph, batch: int) -> set[object]:

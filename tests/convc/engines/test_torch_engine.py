@@ -104,6 +104,19 @@ def test_images_and_filters_are_stored_as_the_mode_says(mode: str) -> None:
     assert all(p.is_contiguous(memory_format=wanted) for p in filters)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_what_torch_compiles_gives_what_eager_gives() -> None:
+    graph = Model(strided, image="f32[N,8,8,1]").inference().traced()
+    image = np.random.default_rng(2).random((2, 8, 8, 1), np.float32)
+    made = []
+    for mode in ("torch", "torch:compile"):
+        network = TorchNetwork(graph, mode)
+        arrays = network.state()
+        network.load({k: np.full_like(a, 0.1) for k, a in arrays.items()})
+        made.append(network(image=image)["output"])
+    assert np.allclose(*made, rtol=1e-5)
+
+
 def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(CompileError, match="pip install torch"):
