@@ -18,7 +18,7 @@ from gpu_timing import (
 from seed_networks import SEED_NETWORKS
 
 from convc.engines.triton_engine import TritonEngine
-from convc.initializers import first_value
+from convc.initializers import initialize
 from convc.ir.graph import Graph
 from convc.ir.ops import OPS
 from convc.lockfile import using
@@ -206,10 +206,7 @@ def _made(entrants: Sequence[tuple[str, Any]]) -> tuple[list[Contestant], dict]:
 
 def first_state(graph: Graph) -> dict[str, np.ndarray]:
     """The parameters as every program begins with them."""
-    return {
-        p.value.name: np.broadcast_to(first_value(p, 0), p.value.type.bind(1))
-        for p in graph.parameters
-    }
+    return {p.value.name: initialize(p, 0) for p in graph.parameters}
 
 
 def agreement(

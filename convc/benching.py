@@ -19,6 +19,7 @@ from typing import Any
 from convc.backends import BACKENDS
 from convc.conditions import conditions
 from convc.ir.errors import RunError
+from convc.loading import step_named
 from convc.rivals import RIVALS
 from convc.rivals.base import Task
 from convc.rivals.ours import PROCESSES
@@ -176,9 +177,7 @@ def _work(task: Task) -> tuple[int, int]:
     """FLOPs by definition and bytes of our program's kernels, for the roofline."""
     from convc.plan_table import kernel_rows
 
-    model = task.load()
-    training = task.kind == "training"
-    step = model.training_step() if training else model.inference()
+    step = step_named(task.load(), task.kind)
     graph = step.stages("numpy", task.batch, task.threads)[-1].graph
     assert graph.arena is not None, "the last pass plans"
     rows = kernel_rows(graph, graph.arena, "numpy", {}, None)

@@ -7,6 +7,7 @@ forward graph alone and makes the gradients itself.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,15 +15,13 @@ from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from convc.backends import backend_named
 from convc.directions import FORWARD, Block, blocks_of
 from convc.engines import family, targeted
 from convc.explain import schedule_text
 from convc.ir.graph import Graph
 from convc.ir.ops.base import Array
-from convc.ir.rounding import Bounds, bounded
+from convc.ir.rounding import Bounds, bounded, units
 from convc.loading import load_model
 from convc.lockfile import VARIABLE
 from convc.passes.samples import Samples, State
@@ -62,7 +61,7 @@ class Job:
 
 
 @dataclass
-class Contender:
+class Contender(ABC):
     """A backend on the blocks, one after the other; ``calls`` run a direction once."""
 
     job: Job
@@ -80,9 +79,9 @@ class Contender:
         self.block, self.calls = self.blocks[number], {}
         return self.prepare(self.block)
 
+    @abstractmethod
     def prepare(self, block: Block) -> dict[str, tuple[float, str]]:
         """The same for a block."""
-        raise NotImplementedError
 
     def turn(self, direction: str) -> float | None:
         """The median seconds of a few calls; None where time says nothing."""
@@ -174,16 +173,11 @@ def _held(graph: Graph, arrays: Mapping[str, Array]) -> State:
 
 def worst(made: Mapping[str, Array], bounds: Bounds) -> float:
     """The largest error of the outputs over its bound; inf where it must be none."""
-    most = 0.0
-    for name, bound in bounds.output_bounds.items():
-        actual = np.asarray(made[name], np.float64)
-        reference = np.asarray(bounds.outputs[name], np.float64)
-        with np.errstate(all="ignore"):
-            error = np.abs(actual - reference)
-            same = (actual == reference) | (np.isnan(actual) & np.isnan(reference))
-            units = np.where(same | np.isposinf(bound), 0.0, error / bound)
-        most = max(most, float(np.where(np.isnan(units), np.inf, units).max(initial=0)))
-    return most
+    found = (
+        units(made[name], bounds.outputs[name], bound)
+        for name, bound in bounds.output_bounds.items()
+    )
+    return max(found, default=0.0)
 
 
 class InTorch(Contender):

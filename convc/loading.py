@@ -1,10 +1,11 @@
-"""A model by what the command line calls it."""
+"""A model, and its programs, by what the command line calls them."""
 
 from typing import Any
 
 from convc.ir.errors import ConvcError, ModelError
 from convc.model import Fed, Model, inputs_of
 from convc.networks import failure, load_network
+from convc.pipeline import Step
 from convc.places import file_of
 
 
@@ -33,3 +34,10 @@ def load_model(
         wrong = failure(error, file_of(network))
         raise ModelError(f"{name} failed: {wrong}") from error
     return model
+
+
+def step_named(model: Model, name: str) -> Step:
+    """The training, evaluation or inference of a model."""
+    if name == "training":
+        return model.training_step()
+    return model.evaluation_step() if name == "evaluation" else model.inference()

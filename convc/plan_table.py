@@ -352,11 +352,16 @@ def kernel_times(program: Program) -> dict[str, float]:
 
     The inputs are overwritten, but for what the graph feeds, the parameters put back.
     """
+    fill_inputs(program)
+    return program.time_kernels()
+
+
+def fill_inputs(program: Program) -> None:
+    """Give a program made-up images, but leave what its graph feeds."""
     feeds = dict(program.graph.feeds)
     for value in (v for v in program.graph.inputs if v.name not in feeds):
         array = sample(value, program.batch, classes=1, whole=False)
         program.input(value.name)[...] = array
-    return program.time_kernels()
 
 
 def duration(seconds: float | None) -> str:

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from convc.ir.ops.base import Array
-from convc.passes.samples import sample
-from convc.plan_table import KernelRow, kernel_rows, team
+from convc.plan_table import KernelRow, fill_inputs, kernel_rows, team
 from convc.program import Program
 from convc.roofline import Peaks
 
@@ -120,10 +119,8 @@ class Profile:
 
 def profile(program: Program, rounds: int = 9, peaks: Peaks | None = None) -> Profile:
     """Run steps on made-up images; parameters are put back as they were."""
-    feeds, graph = dict(program.graph.feeds), program.graph
-    for value in (v for v in graph.inputs if v.name not in feeds):
-        array = sample(value, program.batch, classes=1, whole=False)
-        program.input(value.name)[...] = array
+    graph = program.graph
+    fill_inputs(program)
     spans = program.spans(rounds)
     first, last = spans[..., 0].min(axis=2), spans[..., 1].max(axis=2)
     seconds = np.median(last - first, axis=0)

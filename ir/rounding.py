@@ -158,6 +158,18 @@ def within(actual: Array, reference: Array, bound: Array) -> bool:
     return not _excess(actual, reference, bound).any()
 
 
+def units(actual: Array, reference: Array, bound: Array) -> float:
+    """The largest error as a multiple of its bound; inf where it must be none.
+
+    0 where both are one infinity or NaN, or where the bound allows anything.
+    """
+    a, r = (np.asarray(x, np.float64) for x in (actual, reference))
+    with np.errstate(all="ignore"):
+        same = (a == r) | (np.isnan(a) & np.isnan(r)) | np.isposinf(bound)
+        found = np.where(same, 0.0, np.abs(a - r) / bound)
+    return float(np.where(np.isnan(found), np.inf, found).max(initial=0.0))
+
+
 def _excess(actual: Array, reference: Array, bound: Array) -> Array:
     """Where ``actual`` is out of bounds."""
     a, r = (np.asarray(x, np.float64) for x in (actual, reference))

@@ -113,8 +113,7 @@ def known_backends(text: str) -> list[str]:
 
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
-        known = name in MODES or (family(name) in BACKENDS and family(name) != "torch")
-        if not known:
+        if name not in MODES and family(name) not in BACKENDS:
             listed = ", ".join((*BACKENDS, *MODES))
             raise CompileError(f"unknown backend {name!r}, known: {listed}")
     return names

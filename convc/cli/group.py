@@ -319,9 +319,9 @@ def load_model(spec: str, input_type: str | None = None) -> Model:
 
 def step_named(model: Model, name: str) -> Step:
     """The one of the model's programs that has this name in ``STEPS``."""
-    if name == "training":
-        return model.training_step()
-    return model.evaluation_step() if name == "evaluation" else model.inference()
+    from convc import loading
+
+    return loading.step_named(model, name)
 
 
 @contextmanager

@@ -190,40 +190,38 @@ class Cuda:
 
     def seconds(self, groups: Sequence[Sequence[Call]], rounds: int) -> list[float]:
         """By events around each group, the caches flushed before; a round warms up."""
-        cuda = self._torch.cuda
         flushed = self._torch.empty(FLUSHED, dtype=self._torch.uint8, device=self.place)
-        marks = []
-        for _ in range(rounds + 1):
-            for calls in groups:
-                begin, end = (cuda.Event(enable_timing=True) for _ in range(2))
-                flushed.zero_()
-                begin.record()
-                for call in calls:
-                    call()
-                end.record()
-                marks.append((begin, end))
-        self.wait()
+        marks = self._marked(groups, rounds, flushed.zero_)
         return [a.elapsed_time(b) / 1e3 for a, b in marks[len(groups) :]]
 
     def spans(
         self, groups: Sequence[Sequence[Call]], rounds: int
     ) -> list[tuple[float, float]]:
         """By events between launches, which are queued faster than they run."""
-        cuda, marks = self._torch.cuda, []
+        marks = self._marked(groups, rounds, lambda: None)
+        first = marks[0][0]
+        return [
+            (first.elapsed_time(a) / 1e3, first.elapsed_time(b) / 1e3)
+            for a, b in marks[len(groups) :]
+        ]
+
+    def _marked(
+        self, groups: Sequence[Sequence[Call]], rounds: int, before: Call
+    ) -> list[tuple[Any, Any]]:
+        """Events around each group in one round more, ``before`` called ahead of it."""
+        marks = []
         for _ in range(rounds + 1):
             for calls in groups:
-                begin, end = (cuda.Event(enable_timing=True) for _ in range(2))
+                event = self._torch.cuda.Event
+                begin, end = (event(enable_timing=True) for _ in range(2))
+                before()
                 begin.record()
                 for call in calls:
                     call()
                 end.record()
                 marks.append((begin, end))
         self.wait()
-        first = marks[0][0]
-        return [
-            (first.elapsed_time(a) / 1e3, first.elapsed_time(b) / 1e3)
-            for a, b in marks[len(groups) :]
-        ]
+        return marks
 
 
 def architecture(name: str) -> str:

@@ -86,9 +86,12 @@ class NumpyEngine:
             emitted.steps.pop(n)
             if usual is not None:
                 emitted.steps[n] = usual
-        shape = (count, rounds + 1, len(self.functions), 2)
-        stamps = np.reshape([stamps for _, stamps in marked], shape)
-        return stamps[:, 1:].transpose(1, 2, 0, 3)
+        return self.timeline([stamps for _, stamps in marked], rounds)
+
+    def timeline(self, stamps: Sequence[Sequence[float]], rounds: int) -> Array:
+        """Each worker's times as ``spans`` gives them, without the first round."""
+        shape = (len(stamps), rounds + 1, len(self.functions), 2)
+        return np.reshape(stamps, shape)[:, 1:].transpose(1, 2, 0, 3)
 
     def stepwise(self, n: int) -> Iterator[None]:
         """A step in this thread; up to each barrier the workers take turns."""

@@ -155,9 +155,8 @@ class ProcessEngine(NumpyEngine):
             for _ in range(rounds + 1):
                 self.emitted.work(calls)
 
-        found = [stamps, *self._together(("spans", n, rounds), run)]
-        shape = (len(found), rounds + 1, len(self.functions), 2)
-        return np.reshape(found, shape)[:, 1:].transpose(1, 2, 0, 3)
+        others = self._together(("spans", n, rounds), run)
+        return self.timeline([stamps, *others], rounds)
 
     def _together(self, command: tuple[Any, ...], run: Any) -> list[Any]:
         """Have all do something; what the children answer. RunError if one fails."""

@@ -82,12 +82,8 @@ class TorchNetwork:
 
     def state(self) -> dict[str, Array]:
         """Copies of all parameters, by name."""
-        found = {}
-        for name, (_, order) in self._module.PARAMETERS.items():
-            back = tuple(order.index(axis) for axis in range(len(order)))
-            tensor = self._attribute(name).detach()
-            found[name] = np.array(tensor.permute(back).numpy())
-        return found
+        names = self._module.PARAMETERS
+        return {name: self._logical(name, self._attribute(name)) for name in names}
 
     # -- running
 
@@ -101,6 +97,11 @@ class TorchNetwork:
                 tensor = stored.permute(0, 2, 3, 1)
             made.append(tensor)
         return made
+
+    def _by_name(self, inputs: Mapping[str, Array]) -> dict[str, Any]:
+        """The same by name, in the same order."""
+        names = (v.name for v in self._graph.inputs)
+        return dict(zip(names, self.tensors(inputs), strict=True))
 
     def __call__(self, **inputs: Array) -> dict[str, Array]:
         """The outputs, without gradients."""
@@ -119,9 +120,7 @@ class TorchNetwork:
         Of the outputs' sum, each weighted with its cotangent. The call computes them
         again and again; the arrays are what it gave the first time.
         """
-        tensors = dict(
-            zip((v.name for v in self._graph.inputs), self.tensors(inputs), strict=True)
-        )
+        tensors = self._by_name(inputs)
         leaves = []
         for name in of:
             leaf = tensors.get(name)
@@ -150,13 +149,13 @@ class TorchNetwork:
         """The tensor in the order in memory of another."""
         return self._torch.empty_like(like).copy_(tensor)
 
-    def _logical(self, name: str, gradient: Any) -> Array:
-        """A gradient with the axes of the graph."""
+    def _logical(self, name: str, tensor: Any) -> Array:
+        """A parameter, or a gradient of one or of an input, with the graph's axes."""
         order = self._module.PARAMETERS.get(name, ("", ()))[1]
         if order:
             back = tuple(order.index(axis) for axis in range(len(order)))
-            gradient = gradient.permute(back)
-        return np.array(gradient.detach().numpy())
+            tensor = tensor.permute(back)
+        return np.array(tensor.detach().numpy())
 
     def inferred(self, tensors: Sequence[Any]) -> Sequence[Any]:
         """The outputs as tensors, in inference mode."""
@@ -171,9 +170,7 @@ class TorchNetwork:
 
         The optimizer is PyTorch's own, if ``fused`` in one kernel for all parameters.
         """
-        kept = dict(
-            zip((v.name for v in self._graph.inputs), self.tensors(inputs), strict=True)
-        )
+        kept = self._by_name(inputs)
         trained = [p for p in self.network.parameters() if p.requires_grad]
         optimizer = _optimizer(self._torch, rule, trained, fused)
         at = [name for name, _ in self._graph.outputs].index("loss")

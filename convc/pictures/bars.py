@@ -22,7 +22,7 @@ _WIDE, _HIGH = 3.4, 0.34
 
 @dataclass(frozen=True)
 class Bars:
-    """A task: its title, seconds and work; ``ratio`` names whom 1.0 belongs to."""
+    """A task: its title, seconds and work; ``base`` is whose time is 1.0."""
 
     title: str
     seconds: Mapping[str, float]

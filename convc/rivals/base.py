@@ -6,19 +6,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from convc.conditions import installed
-from convc.initializers import first_value
+from convc.initializers import initialize
 from convc.ir.errors import CompileError
 from convc.ir.graph import Graph, Node, Value
 from convc.ir.interpreter import interpret
 from convc.ir.ops.base import Array, ints
 from convc.ir.ops.window import Axis, resolve
-from convc.loading import load_model
+from convc.loading import load_model, step_named
 from convc.passes.samples import State
 
 if TYPE_CHECKING:
@@ -55,11 +56,7 @@ class Runner(ABC):
     def __init__(self, task: Task, name: str) -> None:
         self.task, self.name = task, name
         self.model = task.load()
-        self.model_step = (
-            self.model.training_step()
-            if task.kind == "training"
-            else self.model.inference()
-        )
+        self.model_step = step_named(self.model, task.kind)
         self.graph: Graph = self.model_step.traced()
         self._count = 0
         self._call = self.prepare()
@@ -83,9 +80,7 @@ class Runner(ABC):
     @cached_property
     def state(self) -> State:
         """The initial weights, for seed 0, and states."""
-        found = {p.value.name: first_value(p, 0) for p in self.graph.parameters}
-        shapes = {p.value.name: p.value.type.bind(1) for p in self.graph.parameters}
-        return {k: np.array(np.broadcast_to(a, shapes[k])) for k, a in found.items()}
+        return {p.value.name: initialize(p, 0) for p in self.graph.parameters}
 
     @cached_property
     def inputs(self) -> State:
@@ -161,12 +156,25 @@ def walked(
     values = dict(known)
     for node in graph.nodes:
         if node.op not in rules:
-            where = f" at {node.locs[0]}" if node.locs else ""
-            raise CompileError(f"{node.op}{where} is not written for {who} here")
+            raise unwritten(node, who)
         values[node.name] = rules[node.op](
             node, *(values[v.name] for v in node.operands)
         )
     return {name: values[name] for name in graph.live_out()}
+
+
+def unwritten(node: Node, who: str) -> CompileError:
+    """An error that says that somebody has no such op here."""
+    where = f" at {node.locs[0]}" if node.locs else ""
+    return CompileError(f"{node.op}{where} is not written for {who} here")
+
+
+def imported(name: str) -> Any:
+    """A package; CompileError if it is not installed."""
+    try:
+        return import_module(name)
+    except ImportError:
+        raise CompileError(f"{name} is not installed; pip install {name}") from None
 
 
 def windows(node: Node, kernel: Sequence[int] | None = None) -> tuple[Axis, ...]:

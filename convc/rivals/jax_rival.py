@@ -6,10 +6,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from convc.ir.errors import CompileError
 from convc.ir.graph import Node
 from convc.ir.ops.base import Array, ints
-from convc.rivals.base import Rules, Runner, rate_of, walked, windows
+from convc.rivals.base import Rules, Runner, imported, rate_of, walked, windows
 
 
 class Jax(Runner):
@@ -20,11 +19,8 @@ class Jax(Runner):
     def prepare(self) -> Callable[[Array], Any]:
         """The jitted function; XLA's threads are held by the cores of the process."""
         _held_to(self.task.threads)
-        try:
-            import jax
-        except ImportError:
-            raise CompileError("jax is not installed; pip install jax") from None
-        import jax.numpy as jnp
+        jax = imported("jax")
+        jnp = jax.numpy
 
         known = {k: jnp.asarray(a) for k, a in self.state.items()}
         trained = [p.value.name for p in self.graph.parameters if p.trainable]
@@ -108,16 +104,10 @@ def _rules(key: Any) -> Rules:
         logs = jax.nn.log_softmax(logits)
         return -jnp.take_along_axis(logs, labels[:, None], 1)[:, 0]
 
-    def dropout(node: Node, x: Any, mask: Any) -> Any:
-        return jnp.where(mask, x * node.attrs["scale"], 0)
-
-    def drawn(node: Node, *_: Any) -> Any:
-        shape = (-1, *node.result.type.inner)
-        return ("drawn", shape, node.attrs["keep"])
-
-    def applied(node: Node, x: Any, mask: Any) -> Any:
+    def dropout(node: Node, x: Any, keep: float) -> Any:
         own = jax.random.fold_in(key, len(node.name) + ord(node.name[-1]))
-        return dropout(node, x, jax.random.bernoulli(own, mask[2], x.shape))
+        mask = jax.random.bernoulli(own, keep, x.shape)
+        return jnp.where(mask, x * node.attrs["scale"], 0)
 
     return {
         "conv2d": conv,
@@ -127,8 +117,8 @@ def _rules(key: Any) -> Rules:
         "relu": lambda _, x: jax.nn.relu(x),
         "matmul": lambda _, a, b: a @ b,
         "reshape": lambda node, x: x.reshape((-1, *node.result.type.inner)),
-        "dropout_mask": drawn,
-        "apply_mask": applied,
+        "dropout_mask": lambda node, *_: node.attrs["keep"],
+        "apply_mask": dropout,
         "softmax_cross_entropy": entropy,
         "reduce_mean": lambda node, x: x.mean(ints(node.attrs["axes"])),
         "reduce_sum": lambda node, x: x.sum(ints(node.attrs["axes"])),

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from convc.ir.errors import CompileError
 from convc.ir.graph import Graph, Node
 from convc.ir.ops.base import Array, ints
-from convc.rivals.base import Runner, windows
+from convc.rivals.base import Runner, imported, unwritten, windows
 
 OPSET = 17
 IMAGE = 4
@@ -39,8 +37,7 @@ class _Model:
         for node in self._graph.nodes:
             write = getattr(self, f"_{node.op}", None)
             if write is None:
-                where = f" at {node.locs[0]}" if node.locs else ""
-                raise CompileError(f"{node.op}{where} is not written for ONNX here")
+                raise unwritten(node, "ONNX")
             write(node)
         (image,) = self._graph.inputs
         ((_, output),) = self._graph.outputs
@@ -116,14 +113,6 @@ class _Model:
 
 
 _POOL = {"kernel_shape": "window", "strides": "strides"}
-
-
-def imported(name: str) -> Any:
-    """A package; CompileError if it is not installed."""
-    try:
-        return import_module(name)
-    except ImportError:
-        raise CompileError(f"{name} is not installed; pip install {name}") from None
 
 
 class OnnxRuntime(Runner):

@@ -9,7 +9,7 @@ from typing import Any
 from convc.ir.errors import CompileError
 from convc.ir.graph import Node
 from convc.ir.ops.base import Array, ints
-from convc.rivals.base import Rules, Runner, rate_of, walked, windows
+from convc.rivals.base import Rules, Runner, imported, rate_of, walked, windows
 
 
 class TensorFlow(Runner):
@@ -21,12 +21,7 @@ class TensorFlow(Runner):
         """The function, its threads held to those of the task."""
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-        try:
-            import tensorflow as tf
-        except ImportError:
-            raise CompileError(
-                "tensorflow is not installed; pip install tensorflow"
-            ) from None
+        tf = imported("tensorflow")
         tf.config.threading.set_intra_op_parallelism_threads(self.task.threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         fixed = {k: tf.constant(a) for k, a in self.state.items()}

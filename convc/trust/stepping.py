@@ -21,7 +21,7 @@ from convc.ir.errors import RunError
 from convc.ir.graph import Buffer, Graph, Node, Value
 from convc.ir.interpreter import interpret
 from convc.ir.ops.base import Array
-from convc.ir.rounding import bounded, explain, within
+from convc.ir.rounding import bounded, explain, units, within
 from convc.ir.types import BATCH, DType, TensorType
 from convc.passes.samples import Samples, State, sample
 from convc.program import Program
@@ -213,10 +213,7 @@ def _results(
             reason = explain(f"%{name}", actual, reference, bound)
             yield Fault("result", node, name, reason)
             return
-        with np.errstate(all="ignore"):
-            units = np.abs(actual.astype(np.float64) - reference) / bound
-        worst = float(units[np.isfinite(units)].max(initial=0.0))
-        yield Compared(node, value, worst, actual.size)
+        yield Compared(node, value, units(actual, reference, bound), actual.size)
 
 
 def _noted(program: Program, node: Node, known: State, n: int, whole: bool) -> None:
