@@ -12,8 +12,7 @@ import numpy as np
 from convc.ir.dft import Array, Dft, Line, matrices, products_of, roundings
 from convc.ir.ops.conv import conv_axes
 from convc.ir.rounding_base import Outcome, Site, Sum
-
-OPS = ("conv2d", "conv2d_input_grad", "conv2d_filter_grad")
+from convc.ir.winograd import OPS
 
 
 def by_frequencies(site: Site, outcome: Outcome) -> Outcome:

@@ -3,8 +3,9 @@
 from convc.ir.graph import Attrs
 from convc.ir.ops.base import ints
 from convc.ir.rounding_base import Outcome, Site
-from convc.ir.rounding_dft import OPS, by_frequencies
+from convc.ir.rounding_dft import by_frequencies
 from convc.ir.rounding_winograd import by_tiles
+from convc.ir.winograd import OPS
 
 
 def transform_of(schedule: Attrs) -> tuple[object, ...]:
@@ -21,7 +22,7 @@ def transform_of(schedule: Attrs) -> tuple[object, ...]:
 def scheduled(site: Site, outcome: Outcome, schedule: Attrs) -> Outcome:
     """``outcome``, but for convolutions of a kernel that is scheduled as transforms."""
     algorithm = schedule.get("algorithm")
-    if algorithm == "winograd" and site.node.op == "conv2d":
+    if algorithm == "winograd" and site.node.op in OPS:
         (m,) = ints(schedule["m"])
         return by_tiles(site, outcome, m)
     if algorithm == "dft" and site.node.op in OPS:

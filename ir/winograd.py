@@ -19,6 +19,9 @@ from math import prod
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 
+OPS = ("conv2d", "conv2d_input_grad", "conv2d_filter_grad")
+"""What the transforms compute: the convolution, and its gradients by transposes."""
+
 UNIT = 2.0**-24
 """The unit roundoff of float32."""
 LOOSER = 256.0
@@ -91,49 +94,91 @@ def _monic(roots: Sequence[Fraction]) -> tuple[Fraction, ...]:
     return found
 
 
-@cache
-def error_bound(m: int, r: int, channels: int) -> float:
-    """How far F(m x m, r x r) over ``channels`` may be off in float32, |x|, |w| <= 1.
+@dataclass(frozen=True)
+class Stages:
+    """How a convolution or a gradient of it goes through the frequencies of a tile.
 
-    To each of U = G W G', V = B X B', the sum of U·V over the channels, and the output
-    transform applies Higham's bound for sums of products (Accuracy and Stability, 2nd
-    ed., section 3.1): computed from p terms in any order, a sum is off by at most
-    gamma_p times the sum of the terms' magnitudes, gamma_p = p·u / (1 - p·u); and
-    roundings of successive steps add up in p (Lemma 3.3). So, with |.| by element and
-    f over the a x a frequencies of a tile (cf. Barabasz et al., "Error analysis and
-    improving the accuracy of Winograd convolution for deep neural networks", 2020),
+    Rows of the ``first`` matrices take what is given to them, where it is multiplied
+    and summed; rows of ``last`` make results, those that lie ``apart`` of neighbouring
+    tiles the same one.
+    """
+
+    first: tuple[Matrix, Matrix]
+    last: Matrix
+    apart: int
+
+    @property
+    def meeting(self) -> int:
+        """How many tiles a result has parts from, at most."""
+        return (-(-len(self.last) // self.apart)) ** 2
+
+
+@cache
+def stages(m: int, r: int, op: str) -> Stages:
+    """The stages of one of OPS, by F(m, r) in each dimension.
+
+    Y is linear in X and in W, so the gradients go through the transposes:
+
+        dX = B' [(G W G') * (A' dY A)] B,   dW = G' [sum of (B X B') * (A' dY A)] G.
+    """
+    t = transform(m, r)
+    if op == OPS[0]:
+        return Stages((t.filter, t.input), t.output, m)
+    gradient = _transposed(t.output)
+    if op == OPS[1]:
+        return Stages((t.filter, gradient), _transposed(t.input), m)
+    return Stages((t.input, gradient), _transposed(t.filter), r)
+
+
+def _transposed(matrix: Matrix) -> Matrix:
+    return tuple(zip(*matrix, strict=True))
+
+
+@cache
+def error_bound(m: int, r: int, terms: int, op: str = OPS[0]) -> float:
+    """How far ``op`` by F(m x m, r x r) may be off in float32, |operands| <= 1.
+
+    ``terms`` are summed for every frequency: channels; filters; or tiles, for the
+    filters' gradient. To each transform of an operand, the sum of their products, and
+    the last transform applies Higham's bound for sums of products (Accuracy and
+    Stability, 2nd ed., section 3.1): computed from p terms in any order, a sum is off
+    by at most gamma_p times the sum of the terms' magnitudes, gamma_p = p·u /
+    (1 - p·u); and roundings of successive steps add up in p (Lemma 3.3). So for a
+    convolution, with |.| by element and f over the a x a frequencies of a tile (cf.
+    Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution
+    for deep neural networks", 2020),
 
         |Y^ - Y|_i <= sum over f of gamma_(C + g_f + b_f + a_i) |A|_if C |U|_f |V|_f
 
     with |U|_f at most the f-th row sum of |G|, |V|_f that of |B|, each taken for both
     dimensions; g, b and a count the roundings of a row of the transforms. The largest
-    over the outputs i of a tile is given.
+    over the results of a tile is given, each with the parts that it has from others.
     """
-    t = transform(m, r)
-    filters, inputs, outputs = (
-        [_Row.of(row) for row in matrix] for matrix in (t.filter, t.input, t.output)
-    )
-    scales = [[abs(float(factor)) for factor in row] for row in t.output]
-    masses = [w.mass * x.mass for w, x in zip(filters, inputs, strict=True)]
-    firsts = {
-        f: _roundings(filters, f) + _roundings(inputs, f)
-        for f in product(range(t.a), repeat=2)
+    s = stages(m, r, op)
+    one, other = ([_Row.of(row) for row in matrix] for matrix in s.first)
+    masses = [w.mass * x.mass for w, x in zip(one, other, strict=True)]
+    before = {
+        f: terms + _roundings(one, f) + _roundings(other, f)
+        for f in product(range(len(masses)), repeat=2)
     }
-    worst = 0.0
-    for i in product(range(m), repeat=2):
-        last = _roundings(outputs, i)
-        total = 0.0
-        for f, first in firsts.items():
+    rows = [_Row.of(row) for row in s.last]
+    scales = [[abs(float(factor)) for factor in row] for row in s.last]
+    sums: dict[tuple[int, ...], float] = {}
+    for i in product(range(len(rows)), repeat=2):
+        last, total = _roundings(rows, i) + s.meeting - 1, 0.0
+        for f, count in before.items():
             weight = prod(scales[o][k] * masses[k] for o, k in zip(i, f, strict=True))
-            total += weight * _gamma(channels + first + last)
-        worst = max(worst, channels * total)
-    return worst
+            total += weight * _gamma(count + last)
+        place = tuple(o % s.apart for o in i)
+        sums[place] = sums.get(place, 0.0) + total
+    return terms * max(sums.values())
 
 
-def most_roundings(m: int, r: int) -> int:
-    """The most that any product of F(m x m, r x r) meets, but for those of its sum."""
-    t, found = transform(m, r), 0
-    for matrix in (t.filter, t.input, t.output):
+def most_roundings(m: int, r: int, op: str = OPS[0]) -> int:
+    """The most that a result meets, but for those of the sums at the frequencies."""
+    s = stages(m, r, op)
+    found = s.meeting - 1
+    for matrix in (*s.first, s.last):
         rows = [_Row.of(row) for row in matrix]
         pairs = product(range(len(rows)), repeat=2)
         found += max(_roundings(rows, pair) for pair in pairs)
@@ -145,11 +190,12 @@ def direct_bound(terms: int) -> float:
     return terms * _gamma(terms)
 
 
-def admissible(m: int, r: int, channels: int) -> bool:
+def admissible(m: int, r: int, terms: int, op: str = OPS[0]) -> bool:
     """Whether F(m x m, r x r) is known, its bound at most LOOSER times the sum's."""
     if (m, r) not in POINTS:
         return False
-    return error_bound(m, r, channels) <= LOOSER * direct_bound(r * r * channels)
+    each = m * m if op == OPS[2] else r * r
+    return error_bound(m, r, terms, op) <= LOOSER * direct_bound(each * terms)
 
 
 def _gamma(count: int) -> float:

@@ -11,6 +11,7 @@ from convc.backends.cpu.conv_algorithm import ByAlgorithm
 from convc.backends.cpu.conv_backward_dft import DftBackward
 from convc.backends.cpu.conv_backward_im2col import Im2colBackward
 from convc.backends.cpu.conv_backward_plan import BackwardPlan, backward_plan
+from convc.backends.cpu.conv_backward_winograd import WinogradBackward
 from convc.backends.cpu.cost import passes
 from convc.backends.cpu.kernel import Kernel
 from convc.backends.source import Writer
@@ -19,7 +20,7 @@ from convc.backends.source import Writer
 class ConvBackward(ByAlgorithm[BackwardPlan]):
     """Gradients of a convolution, see ``BackwardPlan``."""
 
-    algorithms = (Im2colBackward(), DftBackward())
+    algorithms = (Im2colBackward(), DftBackward(), WinogradBackward())
 
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""

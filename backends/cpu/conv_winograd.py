@@ -39,9 +39,9 @@ from convc.backends.source import Writer
 from convc.ir.errors import CompileError
 from convc.ir.graph import Attrs
 from convc.ir.types import DType
-from convc.ir.winograd import POINTS, Matrix, admissible, transform
+from convc.ir.winograd import OPS, POINTS, Matrix, admissible, transform
 
-IMAGES = 16
+IMAGES = 32
 """Images per tile that keep a row of transformed tiles within a private cache."""
 
 
@@ -60,33 +60,17 @@ class Winograd(ConvAlgorithm):
 
         Products with the columns of one are too short for the BLAS library.
         """
-        if batch == 1:
-            return []
-        share = -(-batch // threads)
-        return [
-            {"algorithm": self.name, "images": images, "m": m}
-            for m in sizes(plan.tiles)
-            for images in tile_sizes(min(IMAGES, share), share)
-        ]
+        return winograd_schedules(sizes(plan.tiles, OPS[0]), batch, threads)
 
     def check(self, kernel: Kernel, plan: ConvPlan) -> None:
         """CompileError for an m that is not among the admissible."""
-        allowed, m = sizes(plan.tiles), kernel.integer("m")
-        if m not in allowed:
-            raise CompileError(
-                f"kernel {kernel.node.attrs['name']}: winograd needs m in {allowed} "
-                f"(other tiles round too much, save nothing, or do not fit the "
-                f"pool), its schedule has m = {m}"
-            )
+        check_winograd(kernel, sizes(plan.tiles, OPS[0]))
 
     def scratch(self, kernel: Kernel, plan: ConvPlan) -> tuple[Scratch, ...]:
         """Transformed filters; windows, their transform, products, outputs of a row."""
         g, f32 = plan.tiles, DType.F32
-        p, images, m = (
-            _tiles_of(g, kernel),
-            kernel.integer("images"),
-            kernel.integer("m"),
-        )
+        images, m = kernel.integer("images"), kernel.integer("m")
+        p = tiles_of(g, m)
         pixels, columns = p.kh * p.kw, p.cols * images
         return (
             Scratch("filters", f32, (pixels, g.c, g.k)),
@@ -100,7 +84,8 @@ class Winograd(ConvAlgorithm):
     def cost(self, kernel: Kernel, plan: ConvPlan, m: int) -> Cost:
         """Copies of the rows, three products for each row of tiles, the epilogue."""
         g = plan.tiles
-        p, size = _tiles_of(g, kernel), kernel.integer("m")
+        size = kernel.integer("m")
+        p = tiles_of(g, size)
         pixels, columns = p.kh * p.kw, p.cols * m
         results = g.k * columns * (size * size) / (g.ph * g.pw)
         row = total(
@@ -116,13 +101,12 @@ class Winograd(ConvAlgorithm):
 
     def overhead(self, kernel: Kernel, plan: ConvPlan) -> Cost:
         """Transforming the filters."""
-        g, a = plan.tiles, kernel.integer("m") + plan.tiles.kh - 1
-        return gemm(a * a, g.kh * g.kw, g.c * g.k)
+        return filters_cost(kernel, plan.tiles)
 
     def emit(self, w: Writer, kernel: Kernel, plan: ConvPlan) -> None:
         """Write the body of the kernel's function."""
         g, m = plan.tiles, kernel.integer("m")
-        p, t = _tiles_of(g, kernel), transform(m, g.kh)
+        p, t = tiles_of(g, m), transform(m, g.kh)
         split = m // g.pw
         rows = (m // g.ph, split) if split > 1 else (m // g.ph,)
         block = Block((*rows, g.k, p.cols, "m"), split)
@@ -130,12 +114,9 @@ class Winograd(ConvAlgorithm):
         w(f"x = {kernel.mem(plan.conv.operands[0])}")
         w(f"w = {kernel.mem(plan.conv.operands[1], g.kh * g.kw, g.c * g.k)}")
         emit_operands(w, kernel, plan, block)
-        w(f"u = {kernel.private('filters', t.a**2, g.c * g.k)}")
-        w.call("filters = kronecker_square([", _rows(t.filter), "])")
-        w.steps("matmul(filters, w, out=u)")
-        w(f"u = u.reshape({t.a**2}, {g.c}, {g.k}).transpose(0, 2, 1)")
-        w.call("inputs = kronecker_square([", _rows(t.input), "])")
-        w.call("outputs = kronecker_square([", _rows(t.output), "])")
+        emit_transforms(w, g, m)
+        emit_filters(w, kernel, g, m)
+        w("u = u.transpose(0, 2, 1)")
         w(f"for i, m in pieces(*share(n, t), {kernel.integer('images')}):")
         w.depth += 1
         w(f"windows = {kernel.private('windows', *p.window_dims, 'm')}")
@@ -145,15 +126,7 @@ class Winograd(ConvAlgorithm):
         w(f"z = {kernel.private('z', m * m, f'{g.k * p.cols} * m')}")
         w(f"for first, r in pieces(0, {g.rows}, {m // g.ph}):")
         w.depth += 1
-        row = [
-            "inputs.T",
-            "windows",
-            "v",
-            f"first // {m // g.ph}" if m > g.ph else "first",
-        ]
-        row += [str(v) for v in (1, p.stride_h, p.kh, p.top, p.h)]
-        w.call("for a, s, o in products(", row, "):")
-        w.steps("    matmul(a, s, out=o)")
+        emit_windows_transformed(w, plan.tiles, m)
         w.steps(f"matmul(u, v.reshape({t.a**2}, {g.c}, -1), out=p)")
         w.steps(f"matmul(outputs, p.reshape({t.a**2}, -1), out=z)")
         _emit_taps(w, plan, m, p.cols)
@@ -161,10 +134,10 @@ class Winograd(ConvAlgorithm):
         w.depth -= 2
 
 
-def sizes(g: ConvTiles) -> list[int]:
-    """The m of every F(m x m, r x r) that may serve.
+def sizes(g: ConvTiles, *ops: str) -> list[int]:
+    """The m of every F(m x m, r x r) that may serve for ``ops``, of OPS.
 
-    Its bound must allow it, its tiles hold whole pool windows, and it must save
+    Its bounds must allow it, its tiles hold whole pool windows, and it must save
     arithmetic.
     """
     plain = (g.groups, g.stride_h, g.stride_w, g.dilation_h, g.dilation_w)
@@ -176,25 +149,95 @@ def sizes(g: ConvTiles) -> list[int]:
         if r == g.kh
         and not (m % g.ph or m % g.pw)
         and _saves(g, m)
-        and admissible(m, r, g.c)
+        and all(admissible(m, r, _terms(g, m, op), op) for op in ops)
     ]
 
 
+def _terms(g: ConvTiles, m: int, op: str) -> int:
+    """What is summed for a frequency: channels, filters, or the tiles of an image."""
+    p = tiles_of(g, m)
+    return dict(zip(OPS, (g.c, g.k, p.rows * p.cols), strict=True))[op]
+
+
 def _saves(g: ConvTiles, m: int) -> bool:
-    """Whether the transforms and products of a tile are less work than its sums."""
+    """Whether the transforms and products of a tile are less work than its sums.
+
+    The gradients do the same work in another order.
+    """
     pixels = (m + g.kh - 1) ** 2
     made = pixels * (pixels * g.c + g.c * g.k + m * m * g.k)
     return made <= SAVING * m * m * g.kh * g.kw * g.c * g.k
 
 
-def _tiles_of(g: ConvTiles, kernel: Kernel) -> ConvTiles:
-    """The convolution of the tiles: a x a pixels at the stride m, nothing pooled."""
+def winograd_schedules(allowed: list[int], batch: int, threads: int) -> list[Attrs]:
+    """A few images per tile for each m that may serve; not for a single image.
+
+    Products with the columns of one are too short for the BLAS library.
+    """
+    if batch == 1:
+        return []
+    share = -(-batch // threads)
+    return [
+        {"algorithm": "winograd", "images": images, "m": m}
+        for m in allowed
+        for images in tile_sizes(min(IMAGES, share), share)
+    ]
+
+
+def check_winograd(kernel: Kernel, allowed: list[int]) -> None:
+    """CompileError for an m that is not among the admissible."""
     m = kernel.integer("m")
+    if m not in allowed:
+        raise CompileError(
+            f"kernel {kernel.node.attrs['name']}: winograd needs m in {allowed} "
+            f"(other tiles round too much, save nothing, or do not fit the "
+            f"pool), its schedule has m = {m}"
+        )
+
+
+def tiles_of(g: ConvTiles, m: int) -> ConvTiles:
+    """The convolution of the tiles: a x a pixels at the stride m, nothing pooled."""
     a = m + g.kh - 1
     rows, cols = -(-g.rows * g.ph // m), -(-g.width // m)
     return replace(
         g, kh=a, kw=a, stride_h=m, stride_w=m, ph=1, pw=1, rows=rows, cols=cols
     )
+
+
+def filters_cost(kernel: Kernel, g: ConvTiles) -> Cost:
+    """The transform of the filters, or of their gradient."""
+    a = kernel.integer("m") + g.kh - 1
+    return gemm(a * a, g.kh * g.kw, g.c * g.k)
+
+
+def emit_transforms(w: Writer, g: ConvTiles, m: int) -> None:
+    """Bind the matrices filters, inputs and outputs."""
+    t = transform(m, g.kh)
+    for name, matrix in (
+        ("filters", t.filter),
+        ("inputs", t.input),
+        ("outputs", t.output),
+    ):
+        w.call(f"{name} = kronecker_square([", _rows(matrix), "])")
+
+
+def emit_filters(w: Writer, kernel: Kernel, g: ConvTiles, m: int) -> None:
+    """Bind u [a·a, c, k]: the filters w transformed, by each worker for itself."""
+    a = m + g.kh - 1
+    w(f"u = {kernel.private('filters', a * a, g.c * g.k)}")
+    w.steps("matmul(filters, w, out=u)")
+    w(f"u = u.reshape({a * a}, {g.c}, {g.k})")
+
+
+def emit_windows_transformed(w: Writer, g: ConvTiles, m: int) -> None:
+    """Make v of a row of tiles' windows, which begins at the output row ``first``."""
+    p, rows = tiles_of(g, m), m // g.ph
+    row = f"first // {rows}" if rows > 1 else "first"
+    geometry = [str(v) for v in (1, p.stride_h, p.kh, p.top, p.h)]
+    w.call(
+        "for a, s, o in products(", ["inputs.T", "windows", "v", row, *geometry], "):"
+    )
+    w.steps("    matmul(a, s, out=o)")
 
 
 def _emit_taps(w: Writer, plan: ConvPlan, m: int, cols: int) -> None:

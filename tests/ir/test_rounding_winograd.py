@@ -1,6 +1,7 @@
 """A kernel that is scheduled as Winograd's tiles is bounded as such."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from pass_bench import graph_of
 from convc.ir.graph import Graph
 from convc.ir.interpreter import interpret
 from convc.ir.rounding import bounded
-from convc.ir.winograd import most_roundings
+from convc.ir.winograd import OPS, error_bound, most_roundings
 
 UNIT = 2.0**-24
 TEXT = """
@@ -76,3 +77,48 @@ def test_whole_numbers_stay_exact() -> None:
         rng.integers(-3, 4, s).astype(np.float32) for s in ((2, 5, 6, 8), (3, 3, 8, 2))
     )
     assert not bound(scheduled(8, "winograd"), x, w).any()
+
+
+GRADIENTS = """
+graph g(%d: f32[N,8,8,3], %w: f32[3,3,2,3], %x: f32[N,8,8,2]) -> (dx=%1, dw=%2) {
+  %1, %2 = kernel b(%d, %w, %x) : f32[N,8,8,2], f32[3,3,2,3] {
+    %a = conv2d_input_grad(%0, %1) {padding=same, size=[8,8]} : f32[N,8,8,2]
+    %b = conv2d_filter_grad(%2, %0) {padding=same, kernel=[3,3]} : f32[3,3,2,3]
+    yield %a, %b
+  }
+}
+"""
+SHAPES = {"d": (2, 8, 8, 3), "w": (3, 3, 2, 3), "x": (2, 8, 8, 2)}
+
+
+def gradient_bounds(algorithm: str, m: int, given: dict[str, Any]) -> dict[str, Any]:
+    graph = graph_of(GRADIENTS)
+    schedule = {"algorithm": algorithm, "images": 1, "m": m}
+    node = replace(graph.nodes[0], schedule=schedule)
+    return dict(bounded(replace(graph, nodes=(node,)), given, {}).output_bounds)
+
+
+def test_the_bounds_of_gradients_of_ones_are_those_that_gate() -> None:
+    """Where tiles lie inside the image; else they have less to be off by."""
+    ones = {k: np.ones(s, np.float32) for k, s in SHAPES.items()}
+    found = gradient_bounds("winograd", 2, {k: v * 0.9 for k, v in ones.items()})
+    for name, op, terms in (("dx", OPS[1], 3), ("dw", OPS[2], 2 * 4 * 4)):
+        worst = found[name].max() / 0.9**2
+        gate = error_bound(2, 3, terms, op)
+        assert 0.9 * gate < worst < 1.3 * gate, (name, worst, gate)
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_gradients_round_more_than_their_sums(m: int) -> None:
+    rng = np.random.default_rng(4)
+    given = {k: rng.normal(size=s).astype(np.float32) for k, s in SHAPES.items()}
+    sums = gradient_bounds("im2col_rows", m, given)
+    for name, bounds in gradient_bounds("winograd", m, given).items():
+        assert (sums[name] < bounds).all(), name
+
+
+def test_gradients_of_whole_numbers_stay_exact() -> None:
+    rng = np.random.default_rng(3)
+    given = {k: rng.integers(-3, 4, s).astype(np.float32) for k, s in SHAPES.items()}
+    for name, bounds in gradient_bounds("winograd", 2, given).items():
+        assert not bounds.any(), name

@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 
 from convc.ir import winograd
 from convc.ir.winograd import (
+    OPS,
     POINTS,
     Matrix,
     admissible,
     direct_bound,
     error_bound,
+    most_roundings,
+    stages,
     transform,
 )
 
@@ -51,6 +54,21 @@ def test_the_bound_of_f_2_3_is_what_a_pencil_says() -> None:
     assert error_bound(2, 3, channels) == pytest.approx(expected, rel=1e-4)
     terms = 9 * channels
     assert direct_bound(9 * channels) == pytest.approx(terms**2 * 2.0**-24, rel=1e-4)
+
+
+def test_the_bounds_of_its_gradients_are_what_a_pencil_says() -> None:
+    """A pixel has parts of up to 2x2 tiles; a tap has one of every tile.
+
+    Row sums: |G| 1, 1.5, 1.5, 1; |A'| 1, 2, 2, 1; |B| 2 each. A pixel has |B'| of 1, 3,
+    3, 1 from a tile and its neighbour: 8 a dimension; a tap |G'| of 2, 4, 4, 2: 6.
+    """
+    assert (stages(2, 3, OPS[1]).meeting, stages(2, 3, OPS[2]).meeting) == (4, 1)
+    assert most_roundings(2, 3, OPS[1]) == (9 - 1) + (4 - 1) + (9 - 1) + (4 - 1)
+    assert most_roundings(2, 3, OPS[2]) == (4 - 1) + (4 - 1) + (9 - 1)
+    many = 10**6  # where the sum at the frequencies is what rounds
+    for op, mass in ((OPS[1], 8), (OPS[2], 6)):
+        found = error_bound(2, 3, many, op) / direct_bound(many)
+        assert found == pytest.approx(mass**2, rel=1e-3), op
 
 
 def test_which_transforms_may_serve_real_layers(
