@@ -9,7 +9,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from convc.ir.dft import Array, Dft, Line, matrices, products_of, roundings
+from convc.ir.dft import (
+    Array,
+    Dft,
+    Line,
+    back_of,
+    filters_of,
+    forward_of,
+    products_of,
+    roundings,
+)
 from convc.ir.ops.conv import conv_axes
 from convc.ir.rounding_base import Outcome, Site, Sum
 from convc.ir.winograd import OPS
@@ -35,8 +44,18 @@ def _dft(site: Site, x: tuple[int, ...], w: tuple[int, ...]) -> Dft:
 
 
 def _magnitudes(dft: Dft) -> tuple[Array, Array, Array]:
-    forward, filters, back = (np.abs(matrix) for matrix in matrices(dft))
-    return forward, filters, back
+    forward, back = forward_of(dft).magnitudes(), back_of(dft).magnitudes()
+    return forward, np.abs(filters_of(dft)), back.T
+
+
+def _sizes(dft: Dft) -> tuple[tuple[int, int], ...]:
+    """Rows and columns of pixels, outputs, and frequencies."""
+    rows, cols = dft.rows, dft.cols
+    return (
+        (rows.size, cols.size),
+        (rows.outputs, cols.outputs),
+        (rows.points, cols.points),
+    )
 
 
 def _image(array: Array) -> Array:
@@ -57,7 +76,8 @@ def _forward(site: Site) -> tuple[Array, int]:
     taps = w.reshape(-1, *w.shape[2:])
     made = products_of(dft, _through(filters, taps), _through(forward, _image(x)))
     mass = _through(back, made).transpose(2, 0, 1).reshape(site.value.shape)
-    return mass, roundings(dft, x.shape[-1])
+    pixels, _, frequencies = _sizes(dft)
+    return mass, roundings(pixels, frequencies) + len(taps) + 1 + 2 * x.shape[-1]
 
 
 def _input_gradient(site: Site) -> tuple[Array, int]:
@@ -68,7 +88,8 @@ def _input_gradient(site: Site) -> tuple[Array, int]:
     taps = w.reshape(-1, *w.shape[2:]).transpose(0, 2, 1)
     made = products_of(dft, _through(filters, taps), _through(back.T, _image(dz)))
     mass = _through(forward.T, made).transpose(2, 0, 1).reshape(site.value.shape)
-    return mass, len(back) + len(taps) + 2 * dz.shape[-1] + dft.count + 3
+    _, outputs, frequencies = _sizes(dft)
+    return mass, roundings(outputs, frequencies) + taps.shape[0] + 1 + 2 * dz.shape[-1]
 
 
 def _filter_gradient(site: Site) -> tuple[Array, int]:
@@ -81,8 +102,8 @@ def _filter_gradient(site: Site) -> tuple[Array, int]:
     blocks = np.einsum("ficn,fokn->foick", *pairs, optimize=True)
     sums = np.concatenate([alone, blocks.reshape(-1, *alone.shape[1:])])
     mass = _through(filters.T, sums).reshape(site.value.shape)
-    terms = forward.shape[1] + len(back) + len(x) + dft.products
-    return mass, terms + 3
+    pixels, outputs, _ = _sizes(dft)
+    return mass, roundings(pixels, outputs) + len(x) + dft.products + 1
 
 
 _MASSES = dict(zip(OPS, (_forward, _input_gradient, _filter_gradient), strict=True))

@@ -7,7 +7,7 @@ of frequencies, before it becomes taps.
 """
 
 from convc.backends.base import Cost, Scratch
-from convc.backends.cpu.conv_algorithm import batched, total
+from convc.backends.cpu.conv_algorithm import batched, repeated, total
 from convc.backends.cpu.conv_backward_plan import (
     BackwardAlgorithm,
     BackwardPlan,
@@ -15,14 +15,20 @@ from convc.backends.cpu.conv_backward_plan import (
     emit_no_sums,
 )
 from convc.backends.cpu.conv_dft import (
+    TAPS_OF_Z,
     check_dft,
     dft_of,
     dft_schedules,
     emit_filters,
+    emit_forward,
+    emit_some_frequencies,
     emit_transforms,
     filters_cost,
     filters_scratch,
+    image_scratch,
     products_cost,
+    transform_cost,
+    z_dims,
 )
 from convc.backends.cpu.cost import gemm, passes
 from convc.backends.cpu.kernel import Kernel
@@ -49,12 +55,13 @@ class DftBackward(BackwardAlgorithm):
         """The gradient of some filters, its transform, an image's, and the sums."""
         g, f32 = plan.tiles, DType.F32
         dft, m, filters = dft_of(g), kernel.integer("images"), kernel.integer("filters")
-        some = (g.rows * g.cols, filters, m)
-        scratch = [Scratch("d", f32, some), Scratch("p", f32, (dft.count, g.k, m))]
+        some = (g.rows, g.cols, filters, m)
+        scratch = [*image_scratch(kernel, g), Scratch("p", f32, (dft.count, g.k, m))]
+        scratch.append(Scratch("z", f32, (*z_dims(g), filters, m)))
         if plan.relu or plan.pool:
             scratch.append(Scratch("won", DType.BOOL, some))
         if plan.pool:
-            scratch.append(Scratch("dz", f32, (g.ph * g.pw, *some)))
+            scratch.append(Scratch("d", f32, some))
         if plan.bias:
             scratch.append(Scratch("db", f32, (2, g.k)))
         scratch.append(Scratch("v", f32, (dft.count, g.c, m)))
@@ -72,10 +79,12 @@ class DftBackward(BackwardAlgorithm):
         g, filters = plan.tiles, kernel.integer("filters")
         dft, blocks = dft_of(g), g.k // filters
         some, taps = g.rows * g.cols * filters * m, g.ph * g.pw
-        image = batched(gemm(dft.count, g.h * g.w, m), g.c, 1)
+        image = passes(g.h * g.w * g.c * m, 2)
+        image += transform_cost(dft, g.h, g.w, g.c * m)
+        z = transform_cost(dft, g.rows * g.ph, g.cols * g.pw, filters * m)
         parts = [
             passes(some, 3, blocks * (1 + bool(plan.relu) + bool(plan.bias))),
-            gemm(dft.count, g.rows * g.cols * taps, filters * m, blocks),
+            repeated(z, blocks),
         ]
         if plan.pool:
             parts.append(passes(some, 2.5, blocks * (1 + 2 * taps)))
@@ -119,20 +128,23 @@ class DftBackward(BackwardAlgorithm):
             w(f"pairs = v[{dft.alone}:].reshape(-1, {2 * g.c}, m)")
             w(f"given = p[{dft.alone}:].reshape(-1, {2 * g.k}, m)")
             w.steps("matmul(blocks, given, out=pairs)")
-            w("images = dx[..., i : i + m].transpose(1, 0, 2)")
-            w.steps("matmul(forward.T, v.transpose(1, 0, 2), out=images)")
+            w(f"image = {kernel.private('image', g.h, g.w, g.c, 'm')}")
+            w(f"half = {kernel.private('half', dft.rows.points, g.w, g.c, 'm')}")
+            w("for a, s, o in reversed(frequencies(image, forward, half, v)):")
+            w.steps("    matmul(a.T, o, out=s)")
+            w.steps("copyto(dx[..., i : i + m], image)")
         w.depth -= 1
 
 
 def _emit_operands(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
     """Bind what is read and written, pixels in one dimension."""
     g = plan.tiles
-    emit_gradients_given(w, kernel, plan, g.rows * g.cols, g.k, "n")
+    emit_gradients_given(w, kernel, plan)
     if plan.dw:
-        w(f"x = {kernel.mem(plan.dw.operands[0], g.h * g.w, g.c, 'n')}")
+        w(f"x = {kernel.mem(plan.dw.operands[0])}")
         w(f"dw, product = {kernel.private('dw', 2, g.kh * g.kw, g.c, g.k)}")
     if plan.dx:
-        w(f"dx = {kernel.mem(plan.dx.result, g.h * g.w, g.c, 'n')}")
+        w(f"dx = {kernel.mem(plan.dx.result)}")
     if plan.bias:
         w(f"db, tile_db = {kernel.private('db')}")
 
@@ -140,11 +152,12 @@ def _emit_operands(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
 def _emit_gradient(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
     """The gradient dz of some filters' results at a time, and its transform in p."""
     g, filters = plan.tiles, kernel.integer("filters")
-    dft, dims = dft_of(g), (g.rows * g.cols, "r", "m")
-    here = "[:, first : first + r, i : i + m]"
+    dims = (g.rows, g.cols, "r", "m")
+    here = "[:, :, first : first + r, i : i + m]"
     w(f"for first, r in pieces(0, {g.k}, {filters}):")
     w.depth += 1
-    w(f"d = {kernel.private('d', *dims)}")
+    w(f"z = {kernel.private('z', *z_dims(g), filters, 'm')}")
+    w(f"d = {kernel.private('d', *dims)}" if plan.pool else "d = z[0, :, 0]")
     if plan.relu or plan.pool:
         w(f"won = {kernel.private('won', *dims)}")
     if plan.relu:
@@ -153,16 +166,14 @@ def _emit_gradient(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
         w.steps(f"copyto(d, dy{here})")
     if plan.bias:
         w("mine, some = db[first : first + r], tile_db[first : first + r]")
-        w.steps("np.add.reduce(d, axis=(0, 2), out=some)", "add(mine, some, out=mine)")
+        w.steps("np.add.reduce(d, axis=(0, 1, 3), out=some)")
+        w.steps("add(mine, some, out=mine)")
     if plan.pool:
-        taps = g.ph * g.pw
-        w(f"dz = {kernel.private('dz', taps, *dims)}")
-        w(f"for k in range({taps}):  # the tap that won")
+        w(TAPS_OF_Z.format(g.ph, g.pw))
+        w("for k, tap in enumerate(taps):  # one of them won")
         w.steps(f"    equal(index{here}, np.uint8(k), out=won)")
-        w.steps("    multiply(d, won, out=dz[k])")
-    source = "dz" if plan.pool else "d"
-    w(f"some = p[:, first : first + r].reshape({dft.count}, -1)")
-    w.steps(f"matmul(back.T, {source}.reshape(back.shape[0], -1), out=some)")
+        w.steps("    multiply(d, won, out=tap)")
+    emit_some_frequencies(w, kernel, g, filters)
     w.depth -= 1
 
 
@@ -171,8 +182,7 @@ def _emit_filter_gradient(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None
     g = plan.tiles
     dft, taps = dft_of(g), g.kh * g.kw
     w("# filter gradient: products of frequencies, summed over the images, as taps")
-    w("images = x[..., i : i + m].transpose(1, 0, 2)")
-    w.steps("matmul(forward, images, out=v.transpose(1, 0, 2))")
+    emit_forward(w, kernel, g)
     w(f"dlone = {kernel.private('dlone')}")
     w(f"given = p[:{dft.alone}].transpose(0, 2, 1)")
     w.steps(f"matmul(v[:{dft.alone}], given, out=dlone)")

@@ -1,8 +1,9 @@
-"""A convolution as products of frequencies, with every transform as one product.
+"""A convolution as products of frequencies, with every transform as products too.
 
-With the batch innermost the transform of an image is one matrix for all its channels
-and images, a frequency's real and imaginary parts lie one below the other, and their
-products are one real product of twice the channels. Outputs are made for a few filters
+With the batch innermost the transform of columns is one product for all rows, channels
+and images, and so is that of real rows, and of pairs of rows; a frequency's real and
+imaginary parts lie one below the other, and their products are one real product of
+twice the channels. Outputs are made for a few filters
 at a time, tap by tap of a pool window, so that they are still in the cache when they
 are pooled. Filters are transformed in each run, a part by each worker: in training
 they change. See convc.ir.dft for the algebra.
@@ -13,6 +14,7 @@ from convc.backends.cpu.conv_algorithm import (
     SAVING,
     ConvAlgorithm,
     batched,
+    repeated,
     tile_sizes,
     total,
 )
@@ -25,7 +27,7 @@ from convc.backends.cpu.conv_epilogue import (
 )
 from convc.backends.cpu.conv_plan import ConvPlan
 from convc.backends.cpu.conv_tiles import ConvTiles
-from convc.backends.cpu.cost import gemm
+from convc.backends.cpu.cost import gemm, passes
 from convc.backends.cpu.kernel import Kernel
 from convc.backends.source import Writer
 from convc.ir.dft import Dft, Line, admissible
@@ -33,6 +35,8 @@ from convc.ir.errors import CompileError
 from convc.ir.graph import Attrs, Value
 from convc.ir.types import DType
 
+TAPS_OF_Z = "taps = [z[q, :, e] for q in range({}) for e in range({})]"
+"""Source for the taps of each pool window."""
 IMAGES = 64
 """Images per tile: as many columns as a product of one frequency needs to be fast."""
 LARGEST = 1 << 20
@@ -64,10 +68,11 @@ class DftProducts(ConvAlgorithm):
         dft, m, filters = dft_of(g), kernel.integer("images"), kernel.integer("filters")
         return (
             *filters_scratch(kernel, g),
+            *image_scratch(kernel, g),
             Scratch("v", f32, (dft.count, g.c, m)),
             Scratch("p", f32, (dft.count, g.k, m)),
-            Scratch("z", f32, (g.ph * g.pw, g.rows * g.cols, filters, m)),
-            *epilogue_scratch(plan, (g.rows * g.cols, filters, m)),
+            Scratch("z", f32, (*z_dims(g), filters, m)),
+            *epilogue_scratch(plan, (g.rows, g.cols, filters, m)),
         )
 
     def cost(self, kernel: Kernel, plan: ConvPlan, m: int) -> Cost:
@@ -77,9 +82,13 @@ class DftProducts(ConvAlgorithm):
         blocks = g.k // filters
         return total(
             [
-                batched(gemm(dft.count, g.h * g.w, m), g.c, 1),
+                passes(g.h * g.w * g.c * m, 2),
+                transform_cost(dft, g.h, g.w, g.c * m),
                 products_cost(dft, g.k, g.c, m),
-                gemm(pixels * g.ph * g.pw, dft.count, filters * m, blocks),
+                repeated(
+                    transform_cost(dft, g.rows * g.ph, g.cols * g.pw, filters * m),
+                    blocks,
+                ),
                 epilogue_cost(plan, pixels * filters * m, blocks),
             ]
         )
@@ -91,9 +100,9 @@ class DftProducts(ConvAlgorithm):
     def emit(self, w: Writer, kernel: Kernel, plan: ConvPlan) -> None:
         """Write the body of the kernel's function."""
         g, filters = plan.tiles, kernel.integer("filters")
-        dft, pixels = dft_of(g), g.rows * g.cols
-        block = Block((pixels, filters, "m"), by_filter=True)
-        w(f"x = {kernel.mem(plan.conv.operands[0], g.h * g.w, g.c, 'n')}")
+        dft = dft_of(g)
+        block = Block((g.rows, g.cols, filters, "m"), by_filter=True)
+        w(f"x = {kernel.mem(plan.conv.operands[0])}")
         emit_operands(w, kernel, plan, block)
         emit_transforms(w, g)
         emit_filters(w, kernel, plan.conv.operands[1], g)
@@ -101,8 +110,7 @@ class DftProducts(ConvAlgorithm):
         w.depth += 1
         w(f"v = {kernel.private('v', dft.count, g.c, 'm')}")
         w(f"p = {kernel.private('p', dft.count, g.k, 'm')}")
-        w("images = x[..., i : i + m].transpose(1, 0, 2)")
-        w.steps("matmul(forward, images, out=v.transpose(1, 0, 2))")
+        emit_forward(w, kernel, g)
         w(f"made = p[:{dft.alone}]")
         w.steps(f"matmul(lone.transpose(0, 2, 1), v[:{dft.alone}], out=made)")
         w(f"pairs = v[{dft.alone}:].reshape(-1, {2 * g.c}, m)")
@@ -110,13 +118,12 @@ class DftProducts(ConvAlgorithm):
         w.steps("matmul(blocks.transpose(0, 2, 1), pairs, out=made)")
         w(f"for first, r in pieces(0, {g.k}, {filters}):")
         w.depth += 1
-        w(f"z = {kernel.private('z', g.ph * g.pw * pixels, f'{filters} * m')}")
-        w(f"some = p[:, first : first + r].reshape({dft.count}, -1)")
-        w.steps("matmul(back, some, out=z)")
+        w(f"z = {kernel.private('z', *z_dims(g), filters, 'm')}")
+        emit_some_frequencies(w, kernel, g, filters, adjoint=True)
         if plan.pool:
-            w(f"taps = z.reshape({g.ph * g.pw}, {pixels}, {filters}, m)")
+            w(TAPS_OF_Z.format(g.ph, g.pw))
         else:
-            w(f"best = z.reshape({pixels}, {filters}, m)")
+            w("best = z[0, :, 0]")
         emit_epilogue(w, kernel, plan, block)
         w.depth -= 2
 
@@ -202,6 +209,48 @@ def products_cost(dft: Dft, k: int, c: int, m: int) -> Cost:
     """The products of all frequencies: c channels of m images to k."""
     alone = batched(gemm(k, c, m), dft.alone, 1)
     return alone + batched(gemm(2 * k, 2 * c, m), dft.pairs, 1)
+
+
+def z_dims(g: ConvTiles) -> tuple[int, int, int, int]:
+    """Outputs tap by tap of a pool window: [tap, row, tap, column]."""
+    return g.ph, g.rows, g.pw, g.cols
+
+
+def image_scratch(kernel: Kernel, g: ConvTiles) -> list[Scratch]:
+    """Images side by side, and columns of them or of some outputs as frequencies."""
+    m, f32 = kernel.integer("images"), DType.F32
+    some = g.cols * g.pw * kernel.integer("filters")
+    half = dft_of(g).rows.points * max(g.w * g.c, some) * m
+    return [Scratch("image", f32, (g.h, g.w, g.c, m)), Scratch("half", f32, (half,))]
+
+
+def transform_cost(dft: Dft, h: int, w: int, columns: int) -> Cost:
+    """The frequencies of images h x w, or outputs from frequencies: the same work."""
+    lone, points = len(dft.rows.alone), dft.cols.points
+    pairs = batched(gemm(2 * points, 2 * w, columns), len(dft.rows.pairs), 1)
+    down = gemm(dft.rows.points, h, w * columns)
+    return down + gemm(lone * points, lone * w, columns) + pairs
+
+
+def emit_forward(w: Writer, kernel: Kernel, g: ConvTiles) -> None:
+    """Make v: the frequencies of the images i ... i+m."""
+    points = dft_of(g).rows.points
+    w(f"image = {kernel.private('image', g.h, g.w, g.c, 'm')}")
+    w(f"half = {kernel.private('half', points, g.w, g.c, 'm')}")
+    w.steps("copyto(image, x[..., i : i + m])")
+    w("for a, s, o in frequencies(image, forward, half, v):")
+    w.steps("    matmul(a, s, out=o)")
+
+
+def emit_some_frequencies(
+    w: Writer, kernel: Kernel, g: ConvTiles, filters: int, adjoint: bool = False
+) -> None:
+    """Make p of the outputs in z of some filters; or, as ``adjoint``, z of p."""
+    half = kernel.private("half", dft_of(g).rows.points, g.cols * g.pw, filters, "m")
+    w(f"half = {half}")
+    w("made = frequencies(z, back, half, p[:, first : first + r])")
+    w("for a, s, o in " + ("reversed(made):" if adjoint else "made:"))
+    w.steps("    matmul(" + ("a.T, o, out=s)" if adjoint else "a, s, out=o)"))
 
 
 def emit_transforms(w: Writer, g: ConvTiles) -> None:

@@ -23,7 +23,7 @@ class Block:
     split, filters, tiles, images]: column e + split * j is [:, e, :, j]. ``by_pixel``
     says that filters come after columns, as they are stored, and ``here`` that the
     products already lie where the results belong. ``by_filter`` says that a block is of
-    ``r`` filters of all pixels, from ``first`` on: [pixels, filters, images].
+    ``r`` filters of all pixels, from ``first`` on: [rows, columns, filters, images].
     """
 
     dims: tuple[object, ...]
@@ -36,7 +36,7 @@ class Block:
     def place(self) -> str:
         """Source for the part of a stored array that the block is."""
         if self.by_filter:
-            return "[:, first : first + r, i : i + m]"
+            return "[:, :, first : first + r, i : i + m]"
         columns = f"e::{self.split}" if self.split > 1 else ":"
         part = f"[first : first + r, {columns}, :, i : i + m]"
         return part if self.by_pixel else part + ".transpose(0, 2, 1, 3)"
@@ -65,17 +65,15 @@ def epilogue_scratch(plan: ConvPlan, dims: tuple[int, ...]) -> list[Scratch]:
 
 def emit_operands(w: Writer, kernel: Kernel, plan: ConvPlan, block: Block) -> None:
     """Bind what every epilogue reads and writes: b, other, y and index."""
-    g = plan.tiles
-    dims = (g.rows * g.cols, g.k, "n") if block.by_filter else ()
     if plan.bias:
         apart = block.by_pixel or block.by_filter
         axes = "[:, None]" if apart else "[:, None, None]"
         w(f"b = {kernel.mem(plan.bias.operands[1])}{axes}")
     if plan.other:
-        w(f"other = {kernel.mem(plan.other, *dims)}")
-    w(f"y = {kernel.mem(plan.last, *dims)}")
+        w(f"other = {kernel.mem(plan.other)}")
+    w(f"y = {kernel.mem(plan.last)}")
     if plan.argmax:
-        w(f"index = {kernel.mem(plan.argmax.result, *dims)}")
+        w(f"index = {kernel.mem(plan.argmax.result)}")
 
 
 def emit_epilogue(w: Writer, kernel: Kernel, plan: ConvPlan, block: Block) -> None:

@@ -145,42 +145,82 @@ def kronecker_square(matrix):
 
 DFT = '''
 def dft_matrices(rows, cols):
-    """The transforms of an image, of its filters, and back, as real float32 matrices.
+    """What makes frequencies of images and of filters, and outputs of them, in float32.
 
     rows and cols are (pixels, taps, outputs, stride, dilation, padding before, points,
-    pool). Of a frequency and its conjugate one is kept: first those that are the same,
-    then pairs of a real and an imaginary part; filters have 2x2 blocks for a pair.
-    Outputs come tap by tap of a pool window.
+    pool). An image has a matrix for its columns, one for the rows then that are real,
+    and one for pairs of a real and an imaginary row. Outputs have the same, to be
+    transposed, tap by tap of a pool window. Of two conjugate frequencies one is kept;
+    first come those that are their own; filters have 2x2 blocks for the others.
     """
-    sizes, alone, pairs = (rows[6], cols[6]), [], []
-    for one in np.ndindex(*sizes):
-        other = tuple(-k % size for k, size in zip(one, sizes))
-        if one <= other:
-            (alone if one == other else pairs).append(one)
+    sizes = rows[6], cols[6]
+    lone = [[0, size // 2][: 2 - size % 2] for size in sizes]
+    pairs = [range(1, (size + 1) // 2) for size in sizes]
 
-    def waves(places, *parts):
-        """Each part (cosine or sine, factor) of each frequency at rows and columns."""
-        made = []
-        for some, wanted in ((alone, parts[:1]), (pairs, parts)):
-            down, across = np.reshape(some, (-1, 2)).T * 2 * np.pi
-            down = np.multiply.outer(down / sizes[0], places[0])
-            across = np.multiply.outer(across / sizes[1], places[1])
-            angles = down[:, None, :, None] + across[:, None, None]
-            wave = [f(angles) * (1 if some is alone else by) for f, by in wanted]
-            made.append(np.concatenate(wave, axis=1).reshape(-1, angles[0].size))
-        return np.concatenate(made)
+    def angles(axis, frequencies, places):
+        turns = np.multiply.outer(np.array(frequencies, np.float64), places)
+        return 2 * np.pi / sizes[axis] * turns
+
+    def waves(angles, *parts):
+        """Each part (cosine or sine, factor) of each frequency."""
+        made = [factor * function(angles) for function, factor in parts]
+        return np.stack(made, axis=1).reshape(-1, angles.shape[1])
+
+    def steps(places, pair):
+        """Through columns, real rows, pairs of rows; a pair counts pair times."""
+        down, across = (
+            np.concatenate([
+                waves(angles(axis, lone[axis], at), (np.cos, 1)),
+                waves(angles(axis, pairs[axis], at), (np.cos, pair), (np.sin, -pair)),
+            ])
+            for axis, at in enumerate(places)
+        )
+        order = np.arange(len(lone[0]) * sizes[1]).reshape(-1, sizes[1])
+        order = [*order[:, : len(lone[1])].flat, *order[:, len(lone[1]) :].flat]
+        every = angles(1, range(sizes[1]), places[1])
+        real, imaginary = ((np.cos, 1), (np.sin, -1)), ((np.sin, 1), (np.cos, 1))
+        both = np.hstack([waves(every, *real), waves(every, *imaginary)])
+        return down, np.kron(np.eye(len(lone[0])), across)[order], both
+
+    def of_taps(frequencies, *parts):
+        down, across = np.reshape(frequencies, (-1, 2)).T
+        down, across = angles(0, down, taps[0]), angles(1, across, taps[1])
+        whole = down[:, :, None] + across[:, None]
+        return waves(whole.reshape(len(whole), -1), *parts)
 
     pixels, taps, outputs = [], [], []
-    for size, kernel, made, stride, dilation, before, _, _ in (rows, cols):
+    for size, kernel, made, stride, dilation, before, _, pool in (rows, cols):
         pixels.append(np.arange(size))
         taps.append(dilation * np.arange(kernel))
-        outputs.append(stride * np.arange(made) - before)
-    forward = waves(pixels, (np.cos, 1), (np.sin, -1))
-    filters = waves(taps, (np.cos, 1), (np.sin, -1), (np.sin, 1), (np.cos, 1))
-    back = waves(outputs, (np.cos, 2), (np.sin, -2)) / math.prod(sizes)
-    back = back.reshape(len(back), rows[2] // rows[7], rows[7], -1, cols[7])
-    back = back.transpose(2, 4, 1, 3, 0).reshape(-1, len(back))
-    return [matrix.astype(np.float32) for matrix in (forward, filters, back)]
+        outputs.append((stride * np.arange(made) - before).reshape(-1, pool).T.ravel())
+    some = [(i, j) for i in lone[0] for j in lone[1]]
+    others = [(i, j) for i in lone[0] for j in pairs[1]]
+    others += [(i, j) for i in pairs[0] for j in range(sizes[1])]
+    block = (np.cos, 1), (np.sin, -1), (np.sin, 1), (np.cos, 1)
+    filters = np.concatenate([of_taps(some, block[0]), of_taps(others, *block)])
+    scales = sizes[0], sizes[1], sizes[1]
+    back = [step / size for step, size in zip(steps(outputs, 2), scales)]
+    forward, back = (
+        [step.astype(np.float32) for step in made] for made in (steps(pixels, 1), back)
+    )
+    return forward, filters.astype(np.float32), back
+
+
+def frequencies(image, steps, half, made):
+    """The products that make frequencies of an image: matrix, operand, result.
+
+    Of its columns, in half, then of real rows and of pairs of rows. From the last to
+    the first, with transposed matrices from results to operands, they do the adjoint.
+    """
+    down, real, both = steps
+    half, made = half.reshape(len(down), -1), made.reshape(len(made), -1)
+    rows, (some, given) = half.reshape(-1, made.shape[1]), real.shape
+    pairs = rows[given:].reshape(-1, both.shape[1], made.shape[1])
+    return [
+        (down, image.reshape(down.shape[1], -1), half),
+        (real, rows[:given], made[:some]),
+        (both, pairs, made[some:].reshape(-1, len(both), made.shape[1])),
+    ]
 '''
 
 FILL = '''

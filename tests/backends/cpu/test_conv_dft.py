@@ -10,7 +10,7 @@ from layer_cases import PARTS, gradients, layer
 from schedules import candidates_of, scheduled
 
 from convc.backends.cpu.prelude import DFT
-from convc.ir.dft import Dft, Line, matrices
+from convc.ir.dft import Dft, Line, back_of, filters_of, forward_of
 from convc.ir.errors import CompileError
 from convc.ir.graph import Attrs
 from convc.ir.rounding import bounded
@@ -86,18 +86,32 @@ def test_a_schedule_that_cannot_run_is_refused(schedule: Attrs, reason: str) -> 
 
 
 @pytest.mark.parametrize("pool", [1, 2])
-def test_the_emitted_transforms_are_those_of_the_algebra(pool: int) -> None:
-    """Outputs in the order of the pool's taps."""
-    rows, cols = Line(7, 3, 4, 2, 1, 1), Line(9, 2, 8, 1, 1, 0)
-    names: dict[str, Any] = {"np": np, "math": __import__("math")}
+@pytest.mark.parametrize("cols", [Line(9, 2, 8, 1, 1, 0), Line(8, 3, 4, 2, 1, 2)])
+def test_the_emitted_transforms_are_those_of_the_algebra(cols: Line, pool: int) -> None:
+    """Outputs in the order of the pool's taps; columns of 9 and of 10 points."""
+    rows = Line(7, 3, 4, 2, 1, 1)
+    dft, names = Dft(rows, cols), {"np": np}
     exec(DFT, names)
     told = [
         (a.size, a.taps, a.outputs, a.stride, a.dilation, a.before, a.points, pool)
         for a in (rows, cols)
     ]
-    forward, filters, back = matrices(Dft(rows, cols))
-    taps = back.reshape(4 // pool, pool, 8 // pool, pool, -1).transpose(1, 3, 0, 2, 4)
-    wanted = (forward, filters, taps.reshape(back.shape))
-    for found, matrix in zip(names["dft_matrices"](*told), wanted, strict=True):
-        assert found.dtype == np.float32
-        assert np.allclose(found, matrix, rtol=0, atol=1e-7)
+    forward, filters, back = names["dft_matrices"](*told)
+    assert np.allclose(filters, filters_of(dft), rtol=0, atol=1e-7)
+    order = np.arange(4 * cols.outputs).reshape(4 // pool, pool, -1, pool)
+    places = {"image": (7, cols.size), "outputs": (4, cols.outputs)}
+    for steps, (h, w), wanted in (
+        (forward, places["image"], forward_of(dft).composed()),
+        (
+            back,
+            places["outputs"],
+            back_of(dft).composed()[:, order.transpose(1, 0, 3, 2).ravel()],
+        ),
+    ):
+        image = np.eye(h * w, dtype=np.float32).reshape(h, w, h * w)
+        half = np.empty((rows.points, w, h * w), np.float32)
+        made = np.empty((dft.count, h * w), np.float32)
+        for matrix, given, result in names["frequencies"](image, steps, half, made):
+            assert matrix.dtype == np.float32
+            np.matmul(matrix, given, out=result)
+        assert np.allclose(made, wanted, rtol=0, atol=1e-6)
