@@ -145,10 +145,17 @@ def serves(g: ConvTiles) -> bool:
         return False
     dft, outputs = dft_of(g), g.rows * g.ph * g.cols * g.pw
     small = dft.count * g.h * g.w <= LARGEST
-    transforms = dft.count * (g.h * g.w * g.c + outputs * g.k)
+    transforms = _multiplied(dft, g.h, g.w) * g.c
+    transforms += _multiplied(dft, g.rows * g.ph, g.cols * g.pw) * g.k
     made = transforms + dft.products * g.c * g.k
     saves = made <= SAVING * outputs * g.kh * g.kw * g.c * g.k
     return bool(dft.pairs) and small and saves and admissible(dft, g.c)
+
+
+def _multiplied(dft: Dft, h: int, w: int) -> int:
+    """The multiplications of a transform of h x w pixels, as ``transform_cost`` says."""
+    lone, (rows, cols) = len(dft.rows.alone), (dft.rows.points, dft.cols.points)
+    return rows * h * w + (lone**2 + 4 * len(dft.rows.pairs)) * cols * w
 
 
 def dft_schedules(g: ConvTiles, batch: int, threads: int) -> list[Attrs]:
