@@ -1,6 +1,7 @@
 """Emits a forward convolution with what follows it as one tiled kernel."""
 
 from convc.backends.cpu.conv_algorithm import ByAlgorithm, ConvAlgorithm
+from convc.backends.cpu.conv_depthwise import Depthwise
 from convc.backends.cpu.conv_dft import DftProducts
 from convc.backends.cpu.conv_im2col import Im2colRows
 from convc.backends.cpu.conv_pixels import Im2colPixels
@@ -21,6 +22,7 @@ class ConvForward(ByAlgorithm[ConvPlan]):
         PooledDirect(),
         Winograd(),
         DftProducts(),
+        Depthwise(),
     )
 
     def matches(self, kernel: Kernel) -> bool:

@@ -12,6 +12,7 @@ from convc.backends.cpu.conv_backward_dft import DftBackward
 from convc.backends.cpu.conv_backward_im2col import Im2colBackward
 from convc.backends.cpu.conv_backward_plan import BackwardPlan, backward_plan
 from convc.backends.cpu.conv_backward_winograd import WinogradBackward
+from convc.backends.cpu.conv_depthwise import DepthwiseBackward
 from convc.backends.cpu.cost import passes
 from convc.backends.cpu.kernel import Kernel
 from convc.backends.source import Writer
@@ -20,7 +21,12 @@ from convc.backends.source import Writer
 class ConvBackward(ByAlgorithm[BackwardPlan]):
     """Gradients of a convolution, see ``BackwardPlan``."""
 
-    algorithms = (Im2colBackward(), DftBackward(), WinogradBackward())
+    algorithms = (
+        Im2colBackward(),
+        DftBackward(),
+        WinogradBackward(),
+        DepthwiseBackward(),
+    )
 
     def matches(self, kernel: Kernel) -> bool:
         """Whether this emitter is responsible for the kernel."""

@@ -153,7 +153,7 @@ def serves(g: ConvTiles) -> bool:
 
 
 def _multiplied(dft: Dft, h: int, w: int) -> int:
-    """The multiplications of a transform of h x w pixels, as ``transform_cost`` says."""
+    """The multiplications of a transform of h x w pixels: ``transform_cost``."""
     lone, (rows, cols) = len(dft.rows.alone), (dft.rows.points, dft.cols.points)
     return rows * h * w + (lone**2 + 4 * len(dft.rows.pairs)) * cols * w
 

@@ -96,6 +96,7 @@ def gradients(case: tuple[Any, ...], parts: str) -> Graph:
         x = image_of("x", image, c, "f32")
         b.output("dw", b("conv2d_filter_grad", x, dz, kernel=kernel, **geometry))
     if "dx" in parts:
-        w = b.parameter("w", tensor(f"f32[{kernel[0]},{kernel[1]},{c},{k}]"))
+        taps = f"{kernel[0]},{kernel[1]},{c // geometry.get('groups', 1)}"
+        w = b.parameter("w", tensor(f"f32[{taps},{k}]"))
         b.output("dx", b("conv2d_input_grad", dz, w, size=image, **geometry))
     return b.finish()

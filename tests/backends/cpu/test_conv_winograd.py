@@ -36,8 +36,8 @@ def test_a_convolution_agrees_with_the_oracle(note: str, ending: str) -> None:
 @pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("note", LARGE)
 def test_gradients_agree_with_the_oracle(note: str, parts: str) -> None:
-    if note == "one_pixel" and "pool" in parts:
-        pytest.skip("no pixel is left for a pool of 2x2")
+    if note == "one_pixel":  # which leaves nothing for a pool of 2x2
+        parts = parts.replace("pool ", "")
     graph = gradients(LARGE[note], parts)
     for whole in (True, False):
         assert not wrong(graph, BOTH["dw" not in parts], "winograd", whole)
