@@ -111,6 +111,10 @@ class Backend(Protocol):
         """
         ...
 
+    def stores_weights(self, kernel: Node, operand: int, batch: int) -> TensorType:
+        """How a kernel's operand without a batch is best stored, for it alone."""
+        ...
+
     def target(self, threads: int) -> str:
         """What measured costs are valid for: the machine and library, in a line."""
         ...

@@ -31,6 +31,12 @@ class NumpyBackend:
         value = bound.region.inputs[operand]
         return emitter_for(bound).reads_as_given(bound, value)
 
+    def stores_weights(self, kernel: Node, operand: int, batch: int) -> TensorType:
+        """A matrix turned, where one image is multiplied by it."""
+        bound = Kernel(kernel, 1)
+        value = bound.region.inputs[operand]
+        return emitter_for(bound).stores_weights(bound, value, batch)
+
     def target(self, threads: int) -> str:
         """NumPy's version, the processor's architecture and the number of threads."""
         version = ".".join(np.__version__.split(".")[:2])

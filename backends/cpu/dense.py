@@ -88,6 +88,21 @@ class Dense(Emitter):
         """Where only products read it: the BLAS library takes either order."""
         return all(n.op == "matmul" for n in kernel.ops if value in n.operands)
 
+    def stores_weights(self, kernel: Kernel, value: Value, batch: int) -> TensorType:
+        """A row for each result of a product with one image.
+
+        The product with a single column is then one pass over each row.
+        """
+        products = [n for n in kernel.ops if value in n.operands]
+        turned = batch == 1 and all(
+            n.op == "matmul"
+            and n.operands[0].type.batched
+            and n.operands[1] == value
+            and not n.attrs["transpose_b"]
+            for n in products
+        )
+        return value.type.with_layout((1, 0)) if turned else value.type.plain
+
     def _chains(self, kernel: Kernel) -> list[list[Node]]:
         """Each product with what follows it, in order; checks that nothing else is."""
         chains = []

@@ -7,6 +7,7 @@ from convc.backends.cpu.cost import streamed
 from convc.backends.cpu.kernel import Kernel
 from convc.backends.source import Writer
 from convc.ir.graph import Attrs, Value
+from convc.ir.types import TensorType
 
 
 class Emitter(ABC):
@@ -47,6 +48,10 @@ class Emitter(ABC):
     def reads_as_given(self, kernel: Kernel, value: Value) -> bool:
         """Whether an operand may be stored batch first, at no cost."""
         return False
+
+    def stores_weights(self, kernel: Kernel, value: Value, batch: int) -> TensorType:
+        """How an operand without a batch is best stored."""
+        return value.type.plain
 
     @abstractmethod
     def emit(self, w: Writer, kernel: Kernel) -> None:

@@ -41,13 +41,18 @@ def check_plan(graph: Graph, arena: Arena, kernels: Sequence[Kernel]) -> None:
 
 
 def _check_orders(kernel: Kernel) -> None:
-    """The batch is innermost; operands may have it first where the code takes both."""
+    """The batch is innermost; operands may be as given, or weights of one image turned.
+
+    Where the code takes both.
+    """
     emitter, operands = emitter_for(kernel), kernel.node.operands
-    given = {
-        outside
-        for inside, outside in zip(kernel.region.inputs, operands, strict=True)
-        if outside.type == outside.type.plain and emitter.reads_as_given(kernel, inside)
-    }
+    given = set()
+    for inside, outside in zip(kernel.region.inputs, operands, strict=True):
+        as_given = outside.type == outside.type.plain
+        if as_given and emitter.reads_as_given(kernel, inside):
+            given.add(outside)
+        if outside.type == emitter.stores_weights(kernel, inside, batch=1):
+            given.add(outside)
     for value in (*operands, *kernel.node.results):
         wanted = batch_last(value.type)
         if value.type != wanted and value not in given:

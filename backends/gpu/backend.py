@@ -29,6 +29,10 @@ class TritonBackend:
         """Always: the layout is that of the host."""
         return True
 
+    def stores_weights(self, kernel: Node, operand: int, batch: int) -> TensorType:
+        """The plain layout."""
+        return kernel.operands[operand].type.plain
+
     def target(self, threads: int) -> str:
         """The kind of device."""
         return f"triton {self.device.name}"

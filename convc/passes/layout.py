@@ -12,9 +12,10 @@ def choose_layout(graph: Graph, context: Context) -> Graph:
 
     Inputs are given batch first. One is copied, once, only where the backend's layout
     differs and a kernel that reads it, itself or through a view, wants that. A single
-    image is stored alike both ways: there the copy is a view.
+    image is stored alike both ways: there the copy is a view. Weights that no step
+    changes are stored as the one kernel that reads them likes it.
     """
-    table: dict[str, Value] = {}
+    table = _stored_weights(graph, context)
     given, first = _read_as_given(graph, context), list[Node]()
     for value in graph.inputs:
         stored = context.backend.layout(value.type)
@@ -25,7 +26,35 @@ def choose_layout(graph: Graph, context: Context) -> Graph:
     nodes = [_stored_node(node, table, given, context) for node in graph.nodes]
     outputs = tuple((k, table.get(v.name, v)) for k, v in graph.outputs)
     updates = tuple((p, table.get(v.name, v)) for p, v in graph.updates)
-    return replace(graph, nodes=(*first, *nodes), outputs=outputs, updates=updates)
+    parameters = tuple(
+        replace(p, value=table.get(p.value.name, p.value)) for p in graph.parameters
+    )
+    nodes = [*first, *nodes]
+    return replace(
+        graph,
+        parameters=parameters,
+        nodes=tuple(nodes),
+        outputs=outputs,
+        updates=updates,
+    )
+
+
+def _stored_weights(graph: Graph, context: Context) -> dict[str, Value]:
+    """The parameters that are stored otherwise than they are given, by name."""
+    users, found = graph.users(), dict[str, Value]()
+    kept = {value.name for _, value in graph.outputs}
+    kept |= {updated.name for updated, _ in graph.updates}
+    for value in (p.value for p in graph.parameters):
+        readers = users[value.name]
+        if value.name in kept or len(readers) != 1 or readers[0].op in VIEWS:
+            continue
+        (reader,) = readers
+        if reader.operands.count(value) == 1:
+            at = reader.operands.index(value)
+            stored = context.backend.stores_weights(reader, at, context.batch)
+            if stored != value.type:
+                found[value.name] = Value(value.name, stored)
+    return found
 
 
 def _read_as_given(graph: Graph, context: Context) -> set[str]:

@@ -9,6 +9,7 @@ from convc.backends.base import Candidate, Cost, Scratch
 from convc.backends.cpu.backend import NumpyBackend
 from convc.diff import diff
 from convc.ir.graph import Graph, Node
+from convc.ir.types import TensorType
 from convc.model import Model
 from convc.networks import NETWORKS
 from convc.optimizers import SGD, Adam
@@ -36,6 +37,9 @@ class Drawing(NumpyBackend):
 
     def reads_as_given(self, kernel: Node, operand: int) -> bool:
         return True
+
+    def stores_weights(self, kernel: Node, operand: int, batch: int) -> TensorType:
+        return kernel.operands[operand].type
 
     def scratch(self, kernel: Node, threads: int) -> tuple[Scratch, ...]:
         return ()

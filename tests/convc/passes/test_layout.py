@@ -8,6 +8,7 @@ import convc as cc
 from convc.ir.graph import Graph
 from convc.ir.types import batch_last
 from convc.networks import NETWORKS
+from convc.program import Program
 
 
 def copies(graph: Graph) -> list[str]:
@@ -103,3 +104,37 @@ def test_an_input_is_copied_only_for_kernels_that_need_it(why: str) -> None:
         for n in (4, 3):
             _, wrong = agrees(graph, inputs_for(graph, n), program)
             assert not wrong
+
+
+WEIGHTS = """
+graph g(%x: f32[N,6]) -> (y=%3, z=%4) {
+  param %once : f32[6,4] = zeros()
+  param %turned : f32[3,4] = zeros()
+  param %shared : f32[4,4] = zeros()
+  %1 = matmul(%x, %once) : f32[N,4]
+  %2 = matmul(%1, %shared) : f32[N,4]
+  %3 = matmul(%2, %shared) : f32[N,4]
+  %4 = matmul(%3, %turned) {transpose_b=true} : f32[N,3]
+}
+"""
+
+
+def orders(program: Program) -> dict[str, tuple[int, ...]]:
+    return {p.value.name: p.value.type.order for p in program.graph.parameters}
+
+
+def test_weights_have_a_row_for_each_result_of_one_image() -> None:
+    """Where one kernel reads them, and no step changes them; else as they are given."""
+    graph, plain = graph_of(WEIGHTS), (0, 1)
+    one = compiled(graph, 1, 1)
+    assert orders(one) == {"once": (1, 0), "turned": plain, "shared": plain}
+    assert set(orders(compiled(graph, 2, 1)).values()) == {plain}
+    _, wrong = agrees(graph, inputs_for(graph, 1), loaded(one, graph))
+    assert not wrong
+    step = cc.Model(NETWORKS["two_conv"], image="f32[N,8,8,1]").training_step()
+    assert orders(step.compile(batch=1, threads=1))["fc/kernel"] == plain
+
+
+def loaded(program: Program, graph: Graph) -> Program:
+    program.load(parameters_for(graph))
+    return program

@@ -161,10 +161,11 @@ def test_an_exact_step_takes_sums_alone() -> None:
         origin = next(c.origin for c in context.choices if c.node == node.name)
         return str((schedule or {})["algorithm"]), origin, reasons
 
-    assert chosen(exact=False) == ("winograd", "lockfile", [])
+    fastest, origin, reasons = chosen(exact=False)
+    assert (fastest in ("dft", "winograd"), origin, reasons) == (True, "lockfile", [])
     algorithm, origin, (reason,) = chosen(exact=True)
     assert (algorithm not in ("dft", "winograd"), origin) == (True, "lockfile")
     assert reason == (
-        "winograd is measured to be faster, but does not sum up what it is defined by, "
+        f"{fastest} is measured to be faster, but does not sum up what it is defined by, "
         "and exact was asked for"
     )
