@@ -1,4 +1,4 @@
-"""Convolution by dense discrete Fourier transforms, and how that rounds.
+"""Convolution by discrete Fourier transforms as matrix products, and how that rounds.
 
 A convolution is a product of frequencies (the convolution theorem; for networks
 Mathieu, Henaff and LeCun, "Fast training of convolutional networks through FFTs",

@@ -92,8 +92,11 @@ class TiledBackward(BackwardAlgorithm):
         columns, taps = p.cols * m, g.ph * g.pw
         some = size // g.ph * g.k * columns
         row = passes(some, 3, split * (1 + bool(plan.relu) + bool(plan.bias)))
+        if plan.bias:
+            row += passes(g.k, 3, split)
         if plan.pool:
-            row += passes(some, 2.5, split * (1 + taps))
+            row += passes(some, 0.5, split * (1 + taps))
+            row += passes(some, 2.25, split * taps)
         row += self.row_cost(plan, size, columns)
         if plan.dx:
             row += passes(p.kh * g.c * columns, 3, p.kw)
@@ -154,7 +157,8 @@ def _emit_gradient(w: Writer, kernel: Kernel, plan: BackwardPlan, m: int) -> Non
         w(f"if r < {rows}:")
         w.steps("    z.fill(0)")
     columns = f"e::{split}" if split > 1 else ":"
-    here = f"[first : first + r, {columns}, :, i : i + m].transpose(0, 2, 1, 3)"
+    columns = f"[first : first + r, {columns}, :, i : i + m]"
+    here = f"{columns}.transpose(0, 2, 1, 3)"
     w(f"taps = z.reshape({rows}, {g.ph}, {split}, {g.pw}, {g.k}, {p.cols}, m)[:r]")
     w(f"for e in range({split}):" if split > 1 else "e = 0")
     w.depth += split > 1
@@ -175,10 +179,11 @@ def _emit_gradient(w: Writer, kernel: Kernel, plan: BackwardPlan, m: int) -> Non
         w.steps("np.add.reduce(d, axis=(0, 2, 3), out=tile_db)")
         w.steps("add(db, tile_db, out=db)")
     if plan.pool:
-        w(f"which = {kernel.private('which', *dims)}[part]  # the tap that won")
-        w(f"place = index{here}")
+        w(f"which = {kernel.private('which', *dims)}[part]")
+        w(f"place = index{columns}")
+        w("place = place.transpose(0, 2, 1, 3)")
         w.steps("copyto(which, place)")
-        w(f"for k, (q, s) in enumerate(np.ndindex({g.ph}, {g.pw})):")
+        w(f"for k, (q, s) in enumerate(np.ndindex({g.ph}, {g.pw})):  # one has won")
         w("    tap = taps[:, q, e, s, :, : given.shape[2]]")
         w.steps("    equal(which, np.uint8(k), out=won)")
         w.steps("    multiply(d, won, out=tap)")

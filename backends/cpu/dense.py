@@ -93,14 +93,13 @@ class Dense(Emitter):
 
         The product with a single column is then one pass over each row.
         """
-        products = [n for n in kernel.ops if value in n.operands]
-        turned = batch == 1 and all(
-            n.op == "matmul"
-            and n.operands[0].type.batched
-            and n.operands[1] == value
-            and not n.attrs["transpose_b"]
-            for n in products
-        )
+        readers = [n for n in kernel.ops if value in n.operands]
+        if batch > 1 or [n.op for n in readers] != ["matmul"]:
+            return value.type.plain
+        (product,) = readers
+        left, right = product.operands
+        turned = right == value and left.type.batched
+        turned = turned and not product.attrs["transpose_b"]
         return value.type.with_layout((1, 0)) if turned else value.type.plain
 
     def _chains(self, kernel: Kernel) -> list[list[Node]]:

@@ -91,9 +91,9 @@ def test_an_optimizer_that_updates_nothing_is_refused(op: str) -> None:
 
 
 def integers_of(schedule: dict[str, object]) -> Sequence[str]:
-    """What of a schedule may be turned; ``batch`` says what it was planned for."""
-    numbers = (k for k, v in schedule.items() if type(v) is int and k != "batch")
-    return tuple(numbers)
+    """What may be any number: not ``batch``, which a plan is for, nor a tile's ``m``."""
+    kept = ("batch", "m")
+    return tuple(k for k, v in schedule.items() if type(v) is int and k not in kept)
 
 
 SCHEDULED = [c for c in PLAIN if c.op.startswith("conv2d") or not c.note]
