@@ -91,7 +91,7 @@ def test_an_optimizer_that_updates_nothing_is_refused(op: str) -> None:
 
 
 def integers_of(schedule: dict[str, object]) -> Sequence[str]:
-    """What may be any number: not ``batch``, which a plan is for, nor a tile's ``m``."""
+    """What may be any number: not the ``batch`` of a plan, nor a tile's ``m``."""
     kept = ("batch", "m")
     return tuple(k for k, v in schedule.items() if type(v) is int and k not in kept)
 

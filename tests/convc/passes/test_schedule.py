@@ -166,6 +166,6 @@ def test_an_exact_step_takes_sums_alone() -> None:
     algorithm, origin, (reason,) = chosen(exact=True)
     assert (algorithm not in ("dft", "winograd"), origin) == (True, "lockfile")
     assert reason == (
-        f"{fastest} is measured to be faster, but does not sum up what it is defined by, "
-        "and exact was asked for"
+        f"{fastest} is measured to be faster, but does not sum up what it is defined "
+        "by, and exact was asked for"
     )
