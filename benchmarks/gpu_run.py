@@ -141,7 +141,7 @@ class Run:
             return [self._tuning(deadline)]
         if section == "networks":
             return self._networks()
-        return self._layers(1 if section == "layers" else 8)
+        return self._layers(1 if section == "layers" else 2 if self._smoke else 8)
 
     def _steps(self) -> list[Job]:
         """The step of the goals, against each rival that takes minutes in a job."""

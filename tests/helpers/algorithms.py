@@ -7,7 +7,7 @@ from convc.ir.graph import Graph
 from convc.ir.rounding import bounded
 
 BATCH = 5
-SETTINGS = ((1, 3), (2, 5), (7, 2))
+SETTINGS = ((2, 3), (7, BATCH))
 """Threads and images: fewer than planned, and more threads than images."""
 
 

@@ -23,7 +23,6 @@ FOLDER = Path(__file__).parents[1] / "backends" / "gpu" / "baseline"
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 PROGRAMS = [
     *(("two_conv", "tf32", target) for target in TARGETS),
-    ("two_conv", "fp32", "sm_80"),
     ("two_conv", "fp32", "sm_90"),
     ("two_conv", "bf16", "sm_90"),
 ]
