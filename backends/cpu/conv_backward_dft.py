@@ -137,7 +137,7 @@ class DftBackward(BackwardAlgorithm):
 
 
 def _emit_operands(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
-    """Bind what is read and written, pixels in one dimension."""
+    """Bind what is read and written."""
     g = plan.tiles
     emit_gradients_given(w, kernel, plan)
     if plan.dw:

@@ -78,15 +78,13 @@ class BackwardAlgorithm(Algorithm[BackwardPlan]):
     """
 
 
-def emit_gradients_given(
-    w: Writer, kernel: Kernel, plan: BackwardPlan, *dims: object
-) -> None:
+def emit_gradients_given(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None:
     """Bind dy, y and index: what the gradient dz is made from, as it is stored."""
-    w(f"dy = {kernel.mem(plan.source, *dims)}")
+    w(f"dy = {kernel.mem(plan.source)}")
     if plan.relu:
-        w(f"y = {kernel.mem(plan.relu.operands[0], *dims)}")
+        w(f"y = {kernel.mem(plan.relu.operands[0])}")
     if plan.pool:
-        w(f"index = {kernel.mem(plan.pool.operands[0], *dims)}")
+        w(f"index = {kernel.mem(plan.pool.operands[0])}")
 
 
 def emit_no_sums(w: Writer, plan: BackwardPlan) -> None:

@@ -3,10 +3,10 @@
 With the batch innermost the transform of columns is one product for all rows, channels
 and images, and so is that of real rows, and of pairs of rows; a frequency's real and
 imaginary parts lie one below the other, and their products are one real product of
-twice the channels. Outputs are made for a few filters
-at a time, tap by tap of a pool window, so that they are still in the cache when they
-are pooled. Filters are transformed in each run, a part by each worker: in training
-they change. See convc.ir.dft for the algebra.
+twice the channels. Outputs are made for a few filters at a time, tap by tap of a pool
+window, so that they are still in the cache when they are pooled. Filters are
+transformed in each run, a part by each worker: in training they change. See
+convc.ir.dft for the algebra.
 """
 
 from convc.backends.base import Cost, Scratch

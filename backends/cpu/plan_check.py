@@ -51,7 +51,8 @@ def _check_orders(kernel: Kernel) -> None:
         as_given = outside.type == outside.type.plain
         if as_given and emitter.reads_as_given(kernel, inside):
             given.add(outside)
-        if outside.type == emitter.stores_weights(kernel, inside, batch=1):
+        turned = emitter.stores_weights(kernel, inside, batch=1)
+        if outside.type == turned and not outside.type.batched:
             given.add(outside)
     for value in (*operands, *kernel.node.results):
         wanted = batch_last(value.type)
