@@ -18,7 +18,7 @@ from convc.program import Program
 from convc.trust.bisect import KERNELS
 
 BATCH = 7
-SETTINGS = ((1, 5), (2, 7), (9, 7))
+SETTINGS = ((2, 5), (9, 7))
 """Threads and images: fewer images than planned, and more threads than images."""
 SUMS = ("sum", "bias sum_before relu", "bias sigmoid", "bias pool argmax sum tanh")
 """Endings with a residual or another activation."""
