@@ -153,6 +153,7 @@ def _emit_gradient(w: Writer, kernel: Kernel, plan: BackwardPlan, m: int) -> Non
     g = plan.tiles
     p, rows, split = tiles_of(g, m), m // g.ph, m // g.pw
     dims = (rows, g.k, p.cols, "m")
+    w("# z: the gradient of the convolution's own results, a row of tiles")
     if g.rows % rows:
         w(f"if r < {rows}:")
         w.steps("    z.fill(0)")

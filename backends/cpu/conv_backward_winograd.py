@@ -82,6 +82,7 @@ class WinogradBackward(TiledBackward):
         cols, pixels = tiles_of(g, m).cols, (m + g.kh - 1) ** 2
         w(f"p = {kernel.private('p', pixels, g.k, f'{cols} * m')}")
         w(f"v = {kernel.private('v', pixels, g.c, cols, 'm')}")
+        w("# p: its frequencies, which both gradients share")
         flat = f"z.reshape({m * m}, -1), out=p.reshape({pixels}, -1)"
         w.steps(f"matmul(outputs.T, {flat})")
         if plan.dw:
