@@ -20,7 +20,7 @@ from convc.backends.cpu.conv_dft import (
     dft_of,
     dft_schedules,
     emit_filters,
-    emit_forward,
+    emit_image,
     emit_some_frequencies,
     emit_transforms,
     filters_cost,
@@ -128,11 +128,7 @@ class DftBackward(BackwardAlgorithm):
             w(f"pairs = v[{dft.alone}:].reshape(-1, {2 * g.c}, m)")
             w(f"given = p[{dft.alone}:].reshape(-1, {2 * g.k}, m)")
             w.steps("matmul(blocks, given, out=pairs)")
-            w(f"image = {kernel.private('image', g.h, g.w, g.c, 'm')}")
-            w(f"half = {kernel.private('half', dft.rows.points, g.w, g.c, 'm')}")
-            w("for a, s, o in reversed(frequencies(image, forward, half, v)):")
-            w.steps("    matmul(a.T, o, out=s)")
-            w.steps("copyto(dx[..., i : i + m], image)")
+            emit_image(w, kernel, g, adjoint=True)
         w.depth -= 1
 
 
@@ -182,7 +178,7 @@ def _emit_filter_gradient(w: Writer, kernel: Kernel, plan: BackwardPlan) -> None
     g = plan.tiles
     dft, taps = dft_of(g), g.kh * g.kw
     w("# filter gradient: products of frequencies, summed over the images, as taps")
-    emit_forward(w, kernel, g)
+    emit_image(w, kernel, g)
     w(f"dlone = {kernel.private('dlone')}")
     w(f"given = p[:{dft.alone}].transpose(0, 2, 1)")
     w.steps(f"matmul(v[:{dft.alone}], given, out=dlone)")

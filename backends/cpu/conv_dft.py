@@ -110,7 +110,7 @@ class DftProducts(ConvAlgorithm):
         w.depth += 1
         w(f"v = {kernel.private('v', dft.count, g.c, 'm')}")
         w(f"p = {kernel.private('p', dft.count, g.k, 'm')}")
-        emit_forward(w, kernel, g)
+        emit_image(w, kernel, g)
         w(f"made = p[:{dft.alone}]")
         w.steps(f"matmul(lone.transpose(0, 2, 1), v[:{dft.alone}], out=made)")
         w(f"pairs = v[{dft.alone}:].reshape(-1, {2 * g.c}, m)")
@@ -239,14 +239,16 @@ def transform_cost(dft: Dft, h: int, w: int, columns: int) -> Cost:
     return down + gemm(lone * points, lone * w, columns) + pairs
 
 
-def emit_forward(w: Writer, kernel: Kernel, g: ConvTiles) -> None:
-    """Make v: the frequencies of the images i ... i+m."""
+def emit_image(w: Writer, kernel: Kernel, g: ConvTiles, adjoint: bool = False) -> None:
+    """Make v of the images x, from i to i+m; or, as ``adjoint``, images dx of v."""
     points = dft_of(g).rows.points
     w(f"image = {kernel.private('image', g.h, g.w, g.c, 'm')}")
     w(f"half = {kernel.private('half', points, g.w, g.c, 'm')}")
-    w.steps("copyto(image, x[..., i : i + m])")
-    w("for a, s, o in frequencies(image, forward, half, v):")
-    w.steps("    matmul(a, s, out=o)")
+    if not adjoint:
+        w.steps("copyto(image, x[..., i : i + m])")
+    _emit_products(w, "frequencies(image, forward, half, v)", adjoint)
+    if adjoint:
+        w.steps("copyto(dx[..., i : i + m], image)")
 
 
 def emit_some_frequencies(
@@ -256,7 +258,12 @@ def emit_some_frequencies(
     half = kernel.private("half", dft_of(g).rows.points, g.cols * g.pw, filters, "m")
     w(f"half = {half}")
     w("made = frequencies(z, back, half, p[:, first : first + r])")
-    w("for a, s, o in " + ("reversed(made):" if adjoint else "made:"))
+    _emit_products(w, "made", adjoint)
+
+
+def _emit_products(w: Writer, made: str, adjoint: bool) -> None:
+    """The products that ``made`` lists, or their adjoints in the opposite order."""
+    w(f"for a, s, o in reversed({made}):" if adjoint else f"for a, s, o in {made}:")
     w.steps("    matmul(" + ("a.T, o, out=s)" if adjoint else "a, s, out=o)"))
 
 
